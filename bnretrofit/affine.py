@@ -1,0 +1,99 @@
+"""Per-channel affine maps y = scale * x + shift in float64, and their absorption into a layer's weights.
+
+A BatchNorm with fixed statistics is one (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 2):
+
+    scale = weight / sqrt(running_var + eps)        shift = bias - running_mean * scale
+
+and a layer y = W x + b followed by it is the layer  (scale W) x + (scale b + shift).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Affine", "absorb_backward", "affine_of"]
+
+ROW_ELEMENTS = 1 << 22
+"""Elements of a weight that are held in float64 at a time: 32 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """y = scale * x + shift per channel.
+
+    Attributes:
+        scale: Shape (C,), float64.
+        shift: Shape (C,), float64.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def where(self, keep: Tensor) -> "Affine":
+        """The same map with the channels of `keep` (bool, shape (C,)) replaced by the exact identity."""
+        return Affine(self.scale.masked_fill(keep, 1.0), self.shift.masked_fill(keep, 0.0))
+
+
+def affine_of(norm: nn.Module) -> Affine:
+    """The affine map of a BatchNorm with fixed statistics.
+
+    Args:
+        norm: A BatchNorm with running statistics; `weight` and `bias` may be None (affine=False).
+
+    Returns:
+        Its scale and shift, float64, on the norm's device.
+    """
+    mean, var = norm.running_mean, norm.running_var
+    if not isinstance(mean, Tensor) or not isinstance(var, Tensor):
+        message = "a norm without running statistics has no fixed affine map"
+        raise TypeError(message)
+    weight = norm.weight.detach().double() if isinstance(norm.weight, Tensor) else torch.ones_like(mean, dtype=torch.float64)
+    bias = norm.bias.detach().double() if isinstance(norm.bias, Tensor) else torch.zeros_like(mean, dtype=torch.float64)
+    scale = weight / (var.double() + float(norm.eps)).sqrt()
+    return Affine(scale, bias - mean.double() * scale)
+
+
+def absorb_backward(
+    weight: Tensor, bias: Tensor | None, affine: Affine, *, transposed: bool, groups: int
+) -> tuple[Tensor, Tensor | None]:
+    """Weights of the layer followed by the map: computed in float64, rounded once to the weight's dtype.
+
+    Channels on which the map is the exact identity keep their bits.
+
+    Args:
+        weight: (C_out, C_in / groups, *kernel), or (C_in, C_out / groups, *kernel) when transposed, or (C_out, C_in).
+        bias: (C_out,), or None.
+        affine: The map applied to the layer's output.
+        transposed: Whether the weight is laid out as a transposed convolution's.
+        groups: The convolution's groups; 1 for a dense layer.
+
+    Returns:
+        New weight and bias; the bias is None only if it was None and every shift is zero.
+    """
+    new_weight = _scaled(weight.detach(), affine.scale, transposed=transposed, groups=groups)
+    if bias is None and not bool(affine.shift.count_nonzero()):
+        return new_weight, None
+    old_bias = torch.zeros_like(affine.shift) if bias is None else bias.detach().double()
+    new_bias = torch.addcmul(affine.shift, old_bias, affine.scale)
+    dtype = weight.dtype if bias is None else bias.dtype
+    return new_weight, new_bias.to(dtype)
+
+
+def _scaled(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    if not transposed:
+        factor = scale.view(-1, *[1] * (weight.dim() - 1))
+        return _rounded_product(weight, factor)
+    # Transposed layout: input channels first, and output channel g * (C_out / groups) + j stands at [group g, :, j].
+    grouped = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
+    factor = scale.view(groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
+    return _rounded_product(grouped, factor).view_as(weight)
+
+
+def _rounded_product(weight: Tensor, factor: Tensor) -> Tensor:
+    # A product with a float64 tensor is float64; row by row, so that a wide dense layer needs no float64 copy of itself.
+    result = torch.empty_like(weight)
+    rows = max(1, ROW_ELEMENTS // max(1, weight[0].numel()))
+    for part, source, scale in zip(result.split(rows), weight.split(rows), factor.split(rows), strict=True):
+        part.copy_(source * scale)
+    return result

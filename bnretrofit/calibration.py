@@ -1,0 +1,137 @@
+"""model + plan + batches -> ChannelStats per site, in one pass.
+
+Inserted norms start as identities, so the activations of the plain model are those of the retrofitted one: one pass
+serves all sites. Each output is reduced as it appears, since an in-place activation overwrites it a moment later.
+"""
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from bnretrofit.batches import Batch, as_call, device_of, map_tensors, taken
+from bnretrofit.copies import share_copy
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit.sites import Plan
+from bnretrofit.surgery import place_norms
+
+__all__ = ["calibrate"]
+
+
+def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[str, ChannelStats]:
+    """Measure mean and variance of every site's output, over a calibration set.
+
+    The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after an
+    exception. Convolutions on the CPU run in channels_last, which is the faster layout there. The result does not depend
+    on how the samples are batched, but for what the network's own kernels round differently at another batch size.
+
+    Args:
+        model: The network the plan was made for.
+        plan: Its sites.
+        batches: The calibration set; a progress bar goes to stderr if it takes more than a second.
+
+    Returns:
+        Statistics by site name.
+
+    Raises:
+        InputRejectedError: There is no batch, the model does not take one, or an activation is not finite.
+    """
+    iterator = taken(batches, "calibrate")
+    first = next(iterator)
+    total = len(batches) if isinstance(batches, Sized) else None
+    moments: dict[str, Moments] = {}
+    with torch.inference_mode(), tqdm(total=total, desc="calibrate", unit="batch", delay=1.0, leave=False) as progress:
+        run = _first_run(model, plan, first, moments)
+        progress.update()
+        for batch in iterator:
+            _forward(run, batch)
+            progress.update()
+    return {name: _checked(name, gathered.stats()) for name, gathered in moments.items()}
+
+
+def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Moments]) -> nn.Module:
+    """Run the first batch, in the faster layout if the model allows it, and return what runs the others."""
+    if _channels_last_is_faster(model, batch):
+        run = _collecting(_in_channels_last(share_copy(model)), plan, moments)
+        try:
+            _forward(run, batch)
+        except InputRejectedError:
+            # Some models call .view on an activation, which this layout does not allow; any other fault shows again below.
+            pass
+        else:
+            return run
+    run = _collecting(share_copy(model), plan, moments)
+    _forward(run, batch)
+    return run
+
+
+class _Collector(nn.Module):
+    """Stands where the norm will stand: reduces what passes through, and hands it on."""
+
+    def __init__(self, moments: Moments, channel_dim: int) -> None:
+        super().__init__()
+        self.moments = moments
+        self.channel_dim = channel_dim
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Reduce the output now: an in-place activation overwrites it a moment later."""
+        self.moments.add_samples(*sample_moments(output, self.channel_dim))
+        return output
+
+
+def _collecting(model: nn.Module, plan: Plan, moments: dict[str, Moments]) -> nn.Module:
+    # Modules rather than hooks: torch's fast paths give way to hooks, and would come back once they are gone.
+    moments |= {site.name: Moments(site.channels) for site in plan.sites}
+    collectors = {site.name: _Collector(moments[site.name], site.channel_dim) for site in plan.sites}
+    return place_norms(model, plan.sites, collectors).eval()
+
+
+def _channels_last_is_faster(model: nn.Module, batch: Batch) -> bool:
+    """On the CPU, for two-dimensional convolutions: VGG-16 takes 0.6 of the time, no family tried takes clearly more."""
+    images = any(isinstance(leaf, Tensor) and leaf.dim() == 4 for leaf in tree_leaves(batch))
+    return images and device_of(model).type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _in_channels_last(model: nn.Module) -> nn.Module:
+    # Module.to(memory_format=...) would change the parameters that the copy shares with the caller's model.
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.Conv2d) and weight is not None:
+            laid_out = weight.detach().contiguous(memory_format=torch.channels_last)
+            module._parameters["weight"] = nn.Parameter(laid_out, requires_grad=False)
+    return model
+
+
+def _forward(model: nn.Module, batch: Batch) -> None:
+    args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model)), batch))
+    try:
+        model(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputRejectedError(
+            f"the {type(model).__name__} does not take the batch",
+            why=str(error).strip().splitlines()[0] if str(error).strip() else None,
+            remedy="pass batches as the model takes them, without labels",
+        ) from error
+
+
+def _checked(name: str, stats: ChannelStats) -> ChannelStats:
+    if stats.count == 0:
+        raise InputRejectedError(
+            "the model goes around what is inserted after the layer",
+            where=name,
+            why="nothing passed through during calibration, though the captured graph calls it",
+            remedy="exclude the layer",
+        )
+    if not bool(torch.isfinite(stats.mean).all() and torch.isfinite(stats.var).all()):
+        raise InputRejectedError(
+            "the layer's output is NaN or infinite on the calibration set",
+            where=name,
+            remedy="check the inputs' scale and the model's weights",
+        )
+    return stats

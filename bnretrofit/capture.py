@@ -1,0 +1,162 @@
+"""A model and an example input -> the graph of what it computes: who calls what, on which tensors, and who reads it.
+
+torch.export is the eye: it follows what the model really does, in eval or training mode, through every module.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from bnretrofit.batches import Batch, as_call, device_of, map_tensors
+from bnretrofit.copies import share_copy
+from bnretrofit.errors import InputRejectedError
+
+__all__ = ["Graph", "TensorUse", "capture", "inputs_of", "op_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorUse:
+    """A parameter, buffer or constant as the graph reads it.
+
+    Attributes:
+        name: Its dotted name in the model.
+        tensor: Its value: the captured model's own tensor.
+    """
+
+    name: str
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A captured model.
+
+    Attributes:
+        model: A copy of the model that shares its tensors; its modules answer for the names in the graph.
+        nodes: The calls of operators, in the order in which they run.
+        output: The node that returns the results.
+        inputs: The nodes that stand for the model's inputs.
+        tensors: What each node that stands for a parameter, buffer or constant holds.
+        owners: The innermost module that ran each call, by its first name in the model.
+    """
+
+    model: nn.Module
+    nodes: tuple[fx.Node, ...]
+    output: fx.Node
+    inputs: tuple[fx.Node, ...]
+    tensors: dict[fx.Node, TensorUse]
+    owners: dict[fx.Node, str]
+
+    def owner(self, node: fx.Node) -> nn.Module:
+        """The innermost module that ran a call."""
+        return self.model.get_submodule(self.owners.get(node, ""))
+
+    def tensor(self, argument: Any) -> TensorUse | None:
+        """The tensor that an argument stands for; None if it is computed, or no tensor."""
+        return self.tensors.get(argument) if isinstance(argument, fx.Node) else None
+
+    def uses(self, tensor: Tensor) -> list[fx.Node]:
+        """Every call that reads a tensor of the model, under whichever name."""
+        return [user for node, use in self.tensors.items() if use.tensor is tensor for user in node.users]
+
+
+def op_of(node: fx.Node) -> str:
+    """Name of a call's operator: "aten.conv2d.default"."""
+    return str(node.target)
+
+
+def inputs_of(node: fx.Node) -> list[fx.Node]:
+    """The nodes a call reads, tensors of the model among them, in the order of its arguments."""
+    return list(node.all_input_nodes)
+
+
+def capture(model: nn.Module, example: Batch, *, training: bool = False) -> Graph:
+    """Capture what a model computes, without computing it and without touching the model.
+
+    Args:
+        model: The model, in whichever mode.
+        example: One batch, as the model takes it; only its shapes and dtypes matter.
+        training: Capture what runs in training mode instead of in eval mode.
+
+    Returns:
+        The graph of a copy of the model that shares its tensors.
+
+    Raises:
+        InputRejectedError: The model is scripted, wrapped or cannot be exported.
+    """
+    _refuse_wrapped(model)
+    copy = share_copy(model).train(training)
+    args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model)), example))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(copy, args, kwargs, strict=False)
+    except Exception as error:
+        raise InputRejectedError(
+            f"the {type(model).__name__} cannot be captured by torch.export",
+            why=_first_line(error),
+            remedy="check that the example input is what the model takes, and that its forward does not depend on tensor values",
+        ) from error
+    return _graph_of(copy, program)
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputRejectedError("a scripted module has no Python modules to edit", remedy="pass the model before torch.jit")
+    for attribute, wrapper in (("_orig_mod", "torch.compile"), ("module", "DistributedDataParallel")):
+        if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel") and hasattr(model, attribute):
+            raise InputRejectedError(f"the model is wrapped by {wrapper}", remedy=f"pass model.{attribute}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _graph_of(model: nn.Module, program: torch.export.ExportedProgram) -> Graph:
+    nodes = list(program.graph.nodes)
+    by_name = {node.name: node for node in nodes}
+    tensors: dict[fx.Node, TensorUse] = {}
+    inputs: list[fx.Node] = []
+    for spec in program.graph_signature.input_specs:
+        node = by_name.get(getattr(spec.arg, "name", ""))
+        if node is None:
+            continue
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(node)
+        elif spec.target is not None:
+            tensors[node] = TensorUse(spec.target, _tensor_named(model, program, spec.target))
+    calls = tuple(node for node in nodes if node.op == "call_function")
+    return Graph(model, calls, nodes[-1], tuple(inputs), tensors, _owners(model, calls))
+
+
+def _tensor_named(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> Tensor:
+    # The model's own object where it has one, so that tied tensors are found by identity.
+    holder, _, leaf = name.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(holder), leaf)
+    except AttributeError:
+        found = None
+    if not isinstance(found, Tensor):
+        found = program.state_dict.get(name, program.constants.get(name))
+    return found  # type: ignore[return-value]
+
+
+def _owners(model: nn.Module, calls: tuple[fx.Node, ...]) -> dict[fx.Node, str]:
+    first_names: dict[int, str] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, module in modules.items():
+        first_names.setdefault(id(module), name)
+    owners = {}
+    for node in calls:
+        stack = node.meta.get("nn_module_stack") or {}
+        # A module's second call is told apart by a suffix: "features.0@1".
+        paths = [re.sub(r"@\d+", "", str(entry[0])) for entry in stack.values()]
+        known = [path for path in paths if path in modules]
+        owners[node] = first_names[id(modules[known[-1]])] if known else ""
+    return owners

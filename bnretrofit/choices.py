@@ -1,0 +1,75 @@
+"""What a user chose: which layers by name and family, and where the norm goes."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from bnretrofit.errors import UsageError
+from bnretrofit.layers import KINDS
+
+__all__ = ["Choices", "nearest"]
+
+FAMILIES = ("conv", "dense")
+
+
+def nearest(name: str, known: Sequence[str], count: int = 3) -> str:
+    """ "did you mean" for a name that is not known: the nearest known ones, or nothing."""
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The choices of `make_plan`, checked."""
+
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    layers: tuple[str, ...]
+
+    @classmethod
+    def checked(
+        cls, include: Sequence[str] | None, exclude: Sequence[str] | None, layers: Sequence[str], placement: str
+    ) -> "Choices":
+        """The choices, or an error that says which one is unknown.
+
+        Raises:
+            UsageError: A family or placement that does not exist; an empty list of patterns.
+        """
+        layers, include, exclude = (
+            (value,) if isinstance(value, str) else value if value is None else tuple(value)
+            for value in (layers, include, exclude)
+        )
+        if unknown := [family for family in layers or () if family not in FAMILIES]:
+            raise UsageError(f"unknown layer family '{unknown[0]}'", remedy=f"choose from {', '.join(FAMILIES)}")
+        if not layers:
+            raise UsageError("no layer family is chosen", remedy=f"choose from {', '.join(FAMILIES)}")
+        if placement != "pre":
+            raise UsageError(f"placement '{placement}' is not available", remedy="use placement 'pre'")
+        return cls(include or None, exclude or (), layers)
+
+    def check_patterns(self, names: list[str]) -> None:
+        """Refuse a pattern that matches no layer.
+
+        Raises:
+            UsageError: Names the pattern and the nearest layer names.
+        """
+        for pattern in (*(self.include or ()), *self.exclude):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                inside = any(name.startswith(f"{pattern}.") for name in names)
+                hint = f"'{pattern}.*' matches the layers inside it" if inside else nearest(pattern, names)
+                raise UsageError(f"the pattern '{pattern}' matches no conv or dense layer", remedy=hint or None)
+
+    def names(self, name: str) -> bool:
+        """Whether a layer is included by its full name."""
+        return name in (self.include or ())
+
+    def reason_against(self, name: str, kind: str) -> str | None:
+        """Why the choices leave a layer out; None if they take it."""
+        family = next(row.family for row in KINDS if row.name == kind)
+        if family not in self.layers:
+            return f"it is a {family} layer, and only {' and '.join(self.layers)} layers were asked for"
+        if self.include is not None and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return "no --include pattern matches it"
+        pattern = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
+        return None if pattern is None else f"it is excluded by the pattern '{pattern}'"

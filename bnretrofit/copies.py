@@ -1,0 +1,67 @@
+"""Copies of a model: one that shares its tensors, and one that shares nothing."""
+
+import copy
+
+from torch import Tensor, nn
+
+from bnretrofit.errors import InputRejectedError
+
+__all__ = ["independent_copy", "replace_module", "share_copy"]
+
+
+def share_copy(model: nn.Module) -> nn.Module:
+    """A new tree of modules over the very same parameters and buffers: surgery on it leaves the argument alone.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        A copy whose modules, hooks and attributes are its own and whose tensors are the argument's.
+
+    Raises:
+        InputRejectedError: Python cannot copy the model.
+    """
+    memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return _deepcopy(model, memo)
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """A copy that shares no tensor with its argument.
+
+    Raises:
+        InputRejectedError: Python cannot copy the model.
+    """
+    return _deepcopy(model, {})
+
+
+def _deepcopy(model: nn.Module, memo: dict[int, object]) -> nn.Module:
+    # Some modules keep a computed, non-leaf tensor as a plain attribute (old weight_norm), which deepcopy refuses.
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputRejectedError(
+            f"the {type(model).__name__} cannot be copied",
+            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            remedy="remove from the model what Python's copy.deepcopy cannot copy",
+        ) from error
+
+
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put `new` at every place of the tree where `old` stands, and return the root.
+
+    A module that is shared between several places stays shared.
+    """
+    if root is old:
+        return new
+    for parent in list(root.modules()):
+        if parent is new:
+            continue
+        # named_children would name a child once; one that stands twice in the same parent has two entries here.
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = new
+    return root

@@ -1,0 +1,65 @@
+"""The one family of errors: what went wrong, where, why, and what to do about it."""
+
+__all__ = ["InputRejectedError", "ResourceError", "RetrofitError", "UsageError", "VerificationError"]
+
+
+class RetrofitError(Exception):
+    """Everything this package refuses to do.
+
+    Args:
+        what: What could not be done, as a sentence without its full stop.
+        where: The file, module or tensor it concerns.
+        why: The cause.
+        remedy: What the user can do about it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.why = why
+        self.remedy = remedy
+        # Passing all four keeps the error picklable across worker processes.
+        super().__init__(what, where, why, remedy)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.why, self.remedy)
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        if self.why is not None:
+            text += f": {self.why}"
+        if self.remedy is not None:
+            text += f". {self.remedy[:1].upper()}{self.remedy[1:]}"
+        return text
+
+
+class UsageError(RetrofitError):
+    """The request itself is wrong: an unknown name, a pattern that matches nothing."""
+
+    exit_code = 2
+
+
+class VerificationError(RetrofitError):
+    """Two models that must be the same function are not."""
+
+    exit_code = 3
+
+
+class InputRejectedError(RetrofitError):
+    """A file, a model or an image that cannot be worked with."""
+
+    exit_code = 4
+
+
+class ResourceError(RetrofitError):
+    """Memory or disk ran out."""
+
+    exit_code = 5
+
+
+def _rebuild(
+    kind: type[RetrofitError], what: str, where: str | None, why: str | None, remedy: str | None
+) -> RetrofitError:
+    return kind(what, where=where, why=why, remedy=remedy)

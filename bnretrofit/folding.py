@@ -1,0 +1,136 @@
+"""model -> the model without norms, computing the same function.
+
+Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm in its weights. A norm that `insert` put in
+is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
+"""
+
+from torch import nn
+
+from bnretrofit.affine import absorb_backward, affine_of
+from bnretrofit.batches import Batch
+from bnretrofit.capture import capture
+from bnretrofit.comparison import tolerance_for
+from bnretrofit.copies import independent_copy, replace_module, share_copy
+from bnretrofit.errors import InputRejectedError, VerificationError
+from bnretrofit.foldable import find_folds
+from bnretrofit.identity import identity_channels
+from bnretrofit.layers import Normed, kind_of
+from bnretrofit.proof import compare_graphs
+from bnretrofit.sites import Fold, FoldPlan
+from bnretrofit.surgery import PLAN_ATTRIBUTE
+from bnretrofit.twins import align, carry
+
+__all__ = ["SCALE_LIMIT", "fold", "fold_sharing", "make_fold_plan"]
+
+SCALE_LIMIT = 1000.0
+"""Largest |weight| / sqrt(running_var + eps) that folds without force. With the usual eps of 1e-5 a channel reaches it only
+with a variance near zero and |weight| above 3: a running_var that lags behind the weights (scales of 2098 came with an
+accuracy of zero), not a trained network. An inserted norm starts at 1."""
+
+
+def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
+    """Decide which norms fold into the layer before them, and which stay and why. Leaves the model as it is.
+
+    In a model that `insert` or `retrofit` made, the inserted norms are folded and the network's own stay; in any other
+    model, its own are folded.
+
+    Args:
+        model: The network.
+        example: One batch as the model takes it; only shapes and dtypes matter.
+
+    Returns:
+        Every norm of the model, in `folds` or in `leaves`.
+
+    Raises:
+        InputRejectedError: The model cannot be captured.
+    """
+    return find_folds(capture(model, example), model)
+
+
+def fold(
+    model: nn.Module,
+    example: Batch,
+    *,
+    like: nn.Module | None = None,
+    force: bool = False,
+    allow_new_layers: bool = False,
+) -> nn.Module:
+    """Absorb every norm that can be absorbed into the weights before it, in float64, rounded once.
+
+    Channels on which the running kernel treats the norm as the identity keep their bits, so that folding what was just
+    inserted gives back the original tensors.
+
+    Args:
+        model: The network; it is left as it is, and shares no tensor with the result.
+        example: One batch as the model takes it.
+        like: A model of another architecture and the same function, without these norms: the result is of its class.
+        force: Fold scales beyond `SCALE_LIMIT` too.
+        allow_new_layers: Permit layers that the architecture does not have. No fold into the layer before needs one.
+
+    Returns:
+        The folded model, in the mode of `model`. `make_fold_plan` says what stayed and why.
+
+    Raises:
+        InputRejectedError: A scale is beyond the limit, or the twin does not fit.
+        VerificationError: The result is not the same function (nothing that is known leads to this).
+    """
+    del allow_new_layers  # Only folds into the layer after a norm could need one.
+    return independent_copy(fold_sharing(model, example, like=like, force=force, check=True))
+
+
+def fold_sharing(
+    model: nn.Module, example: Batch, *, like: nn.Module | None = None, force: bool = False, check: bool = False
+) -> nn.Module:
+    """`fold`, with a result that shares the tensors it did not change: for callers that verify it themselves."""
+    graph = capture(model, example)
+    plan = find_folds(graph, model)
+    if not force:
+        _refuse_explosions(plan)
+    copy = share_copy(model)
+    for found in plan.folds:
+        copy = _folded(copy, found)
+    if hasattr(copy, PLAN_ATTRIBUTE):
+        delattr(copy, PLAN_ATTRIBUTE)
+    result = copy
+    if like is not None:
+        alignment = align(capture(copy, example), capture(like, example))
+        if alignment.norms:
+            layer, (_, norm) = next(iter(alignment.norms.items()))
+            raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
+        state = copy.state_dict()
+        result = carry(like, {name: state[source] for name, source in alignment.tensors.items()}, model.training)
+    if check:
+        same = compare_graphs(graph, capture(result, example))
+        dtype = next((tensor.dtype for tensor in model.parameters() if tensor.dtype.is_floating_point), None)
+        if not same.same_operators or not same.tensor_error <= tolerance_for(dtype).tensor:
+            raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
+    return result
+
+
+def _refuse_explosions(plan: FoldPlan) -> None:
+    worst = max(plan.folds, key=lambda found: found.scale_max, default=None)
+    if worst is not None and worst.scale_max > SCALE_LIMIT:
+        raise InputRejectedError(
+            f"the norm scales a channel by {worst.scale_max:.0f}, beyond the limit of {SCALE_LIMIT:.0f}",
+            where=worst.norm,
+            why="its running variance is far below what its weight was trained for",
+            remedy="measure the running statistics again with the final weights, or fold with force",
+        )
+
+
+def _folded(model: nn.Module, found: Fold) -> nn.Module:
+    norm, layer = model.get_submodule(found.norm), model.get_submodule(found.layer)
+    kind = kind_of(layer)
+    if kind is not None and found.unchanged < found.channels:
+        affine = affine_of(norm).where(identity_channels(norm))
+        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        groups = int(getattr(layer, "groups", 1))
+        new_weight, new_bias = absorb_backward(weight, bias, affine, transposed=kind.transposed, groups=groups)
+        layer._parameters["weight"] = nn.Parameter(new_weight, requires_grad=weight.requires_grad)
+        if new_bias is not None:
+            trainable = weight.requires_grad if bias is None else bias.requires_grad
+            layer._parameters["bias"] = nn.Parameter(new_bias, requires_grad=trainable)
+    holder = next((module for module in model.modules() if isinstance(module, Normed) and module.norm is norm), None)
+    if holder is not None:
+        return replace_module(model, holder, layer)
+    return replace_module(model, norm, nn.Identity())

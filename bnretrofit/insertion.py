@@ -1,0 +1,133 @@
+"""model + plan + statistics -> the model with norms, computing the same function."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.batches import device_of, example_from
+from bnretrofit.capture import capture
+from bnretrofit.copies import independent_copy, share_copy
+from bnretrofit.errors import InputRejectedError, UsageError, VerificationError
+from bnretrofit.identity import set_identity
+from bnretrofit.layers import kind_of, norm_for
+from bnretrofit.moments import ChannelStats
+from bnretrofit.proof import compare_graphs
+from bnretrofit.sites import Plan, Site
+from bnretrofit.surgery import bypassed_sites, place_norms, record_plan
+from bnretrofit.twins import COUNTER, carry
+
+__all__ = ["insert", "insert_sharing"]
+
+INITS = ("identity", "standardize")
+
+
+def insert(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity") -> nn.Module:
+    """Put a BatchNorm after every site of the plan.
+
+    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`. With a plan made `like` a
+    twin, the result is a model of the twin's class.
+
+    Args:
+        model: The network the plan was made for; it is left as it is, and shares no tensor with the result.
+        plan: Where norms go.
+        stats: What `calibrate` measured, by site name.
+        init: "identity": the outputs do not change. "standardize": weight 1 and bias 0, for networks not yet trained.
+
+    Returns:
+        The model with norms, in the mode of `model`.
+
+    Raises:
+        InputRejectedError: The plan or the statistics do not fit the model.
+        VerificationError: The norms are not where the model would run them.
+    """
+    return independent_copy(insert_sharing(model, plan, stats, init=init))
+
+
+def insert_sharing(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity") -> nn.Module:
+    """`insert`, with a result that shares the tensors of its argument: for callers that have no more use for it."""
+    if init not in INITS:
+        raise UsageError(f"unknown init '{init}'", remedy=f"choose from {', '.join(INITS)}")
+    for site in plan.sites:
+        _check_site(model, site, stats)
+    result = _into_twin(model, plan, stats, init) if plan.twin is not None else _in_place(model, plan, stats, init)
+    return record_plan(result, plan)
+
+
+def _check_site(model: nn.Module, site: Site, stats: Mapping[str, ChannelStats]) -> None:
+    try:
+        layer = model.get_submodule(site.name)
+    except AttributeError as error:
+        raise InputRejectedError("the plan names a layer that the model does not have", where=site.name) from error
+    kind = kind_of(layer)
+    if kind is None or kind.name != site.kind or kind.channels(layer) != site.channels:
+        raise InputRejectedError(
+            f"the plan has a {site.kind} of {site.channels} channels, the model a {type(layer).__name__}",
+            where=site.name,
+            remedy="make the plan from this model",
+        )
+    if site.name not in stats:
+        raise InputRejectedError("there are no statistics for the site", where=site.name, remedy="calibrate with the same plan")
+    found = stats[site.name]
+    if found.mean.shape != (site.channels,) or found.var.shape != (site.channels,):
+        raise InputRejectedError(f"the statistics are not those of {site.channels} channels", where=site.name)
+    if found.count < 2:
+        raise InputRejectedError(
+            "a variance needs more than one value per channel", where=site.name, remedy="calibrate with more samples"
+        )
+
+
+def _set(norm: nn.Module, stats: ChannelStats, init: str, where: str) -> None:
+    if init == "standardize":
+        with torch.no_grad():
+            norm.running_mean.copy_(stats.mean)
+            norm.running_var.copy_(stats.unbiased_var)
+        return
+    try:
+        set_identity(norm, stats)
+    except InputRejectedError as error:
+        raise InputRejectedError(error.what, where=where, why=error.why) from error
+
+
+def _in_place(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:
+    copy = share_copy(model)
+    norms = {}
+    for site in plan.sites:
+        norms[site.name] = norm_for(site.norm, site.channels, copy.get_submodule(site.name))
+        _set(norms[site.name], stats[site.name], init, site.name)
+    reasons, _ = bypassed_sites(model, plan.sites, example_from(plan.inputs, device_of(model)), training=False)
+    if reasons:
+        name, reason = next(iter(reasons.items()))
+        raise VerificationError("the plan's norm would not be run", where=name, why=reason, remedy="make the plan anew")
+    return place_norms(copy, plan.sites, norms)
+
+
+def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:
+    if not isinstance(plan.like, nn.Module):
+        raise InputRejectedError(
+            f"the plan was made like a {plan.twin}, which is not at hand",
+            remedy="make the plan anew with like=, or attach it: dataclasses.replace(plan, like=model)",
+        )
+    device = device_of(model)
+    ours = model.state_dict(keep_vars=True)
+    state: dict[str, Tensor] = {name: ours[source].detach() for name, source in plan.tensors.items()}
+    for site in plan.sites:
+        # A norm of the twin's own class and eps, with real tensors even where the twin is on the meta device.
+        norm = type(plan.like.get_submodule(site.norm_name))(site.channels, eps=plan.like.get_submodule(site.norm_name).eps)
+        norm = norm.to(device=device, dtype=_norm_dtype(model, site))
+        _set(norm, stats[site.name], init, site.name)
+        state |= {f"{site.norm_name}.{leaf}": value.detach() for leaf, value in norm.state_dict().items()}
+        state.setdefault(f"{site.norm_name}.{COUNTER}", torch.zeros((), dtype=torch.long, device=device))
+    result = carry(plan.like, state, model.training)
+    if init == "identity":
+        example = example_from(plan.inputs, device)
+        same = compare_graphs(capture(model, example), capture(result, example))
+        if not same.same_operators:
+            raise VerificationError(
+                f"the {plan.twin} does not compute what the {type(model).__name__} computes", where=same.layer, why=same.difference
+            )
+    return result
+
+
+def _norm_dtype(model: nn.Module, site: Site) -> torch.dtype:
+    return torch.float64 if model.get_submodule(site.name).weight.dtype == torch.float64 else torch.float32

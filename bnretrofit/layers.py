@@ -1,0 +1,144 @@
+"""The one table: which layers take a BatchNorm, along which channels, and which one; and `Normed`, which holds both."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "LAYER_OPS",
+    "ChannelsLastBatchNorm1d",
+    "LayerKind",
+    "Normed",
+    "is_fixed_norm",
+    "kind_of",
+    "norm_for",
+    "norm_name_for",
+]
+
+
+class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d over the last dimension: for dense outputs (N, *S, C), where nn.BatchNorm1d would normalise S."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, *S, C) per channel C."""
+        return super().forward(input.flatten(0, -2)).view(input.shape)
+
+
+class Normed(nn.Sequential):
+    """A layer and the BatchNorm after it, standing in the layer's place.
+
+    Attribute reads that a Sequential cannot answer go to the layer, so that code which asks for `weight`,
+    `in_features` or `stride` finds them.
+
+    Args:
+        layer: The convolution or dense layer.
+        norm: The norm of its output.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__(OrderedDict(layer=layer, norm=norm))
+        self.training = layer.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output, normalised."""
+        return self.norm(self.layer(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            modules = self.__dict__.get("_modules", {})
+            if name.startswith("__") or "layer" not in modules:
+                raise
+            return getattr(modules["layer"], name)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What the pass needs to know of a layer class.
+
+    Attributes:
+        name: The stock class it is an instance of: "Conv2d", "Linear" …
+        family: "conv" or "dense".
+        ops: Names of the aten operators that compute it.
+        spatial: Number of spatial dimensions; None for a dense layer.
+        transposed: Whether its weight is laid out (C_in, C_out / groups, *kernel).
+    """
+
+    name: str
+    module: type[nn.Module]
+    family: str
+    ops: tuple[str, ...]
+    spatial: int | None
+    transposed: bool = False
+
+    def channels(self, layer: nn.Module) -> int:
+        """Number of output channels of a layer of this kind."""
+        return int(layer.out_features if self.family == "dense" else layer.out_channels)  # type: ignore[arg-type]
+
+    def channel_dim(self, rank: int) -> int | None:
+        """Where the channels stand in an output of that rank: 1 or -1; None if the output has no batch dimension."""
+        if self.spatial is None:
+            return {0: None, 1: None, 2: 1}.get(rank, -1)
+        return 1 if rank == self.spatial + 2 else None
+
+
+def _convolution(dim: int, cls: type[nn.Module]) -> LayerKind:
+    return LayerKind(f"Conv{dim}d", cls, "conv", (f"aten.conv{dim}d.default", f"aten.conv{dim}d.padding"), dim)
+
+
+def _transposed(dim: int, cls: type[nn.Module], overload: str) -> LayerKind:
+    return LayerKind(f"ConvTranspose{dim}d", cls, "conv", (f"aten.conv_transpose{dim}d.{overload}",), dim, transposed=True)
+
+
+KINDS = (
+    _convolution(1, nn.Conv1d),
+    _convolution(2, nn.Conv2d),
+    _convolution(3, nn.Conv3d),
+    _transposed(1, nn.ConvTranspose1d, "default"),
+    _transposed(2, nn.ConvTranspose2d, "input"),
+    _transposed(3, nn.ConvTranspose3d, "input"),
+    LayerKind("Linear", nn.Linear, "dense", ("aten.linear.default",), None),
+)
+
+LAYER_OPS = frozenset(op for kind in KINDS for op in kind.ops)
+
+_NORMS: dict[str, type[nn.Module]] = {
+    "BatchNorm1d": nn.BatchNorm1d,
+    "BatchNorm2d": nn.BatchNorm2d,
+    "BatchNorm3d": nn.BatchNorm3d,
+    "ChannelsLastBatchNorm1d": ChannelsLastBatchNorm1d,
+}
+
+
+def kind_of(module: nn.Module) -> LayerKind | None:
+    """The row of the table for a module; None if it is not a convolution or dense layer."""
+    return next((kind for kind in KINDS if isinstance(module, kind.module)), None)
+
+
+def norm_name_for(kind: LayerKind, channel_dim: int) -> str:
+    """Name of the norm that goes after a layer whose output has its channels there."""
+    if channel_dim == -1:
+        return "ChannelsLastBatchNorm1d"
+    return f"BatchNorm{kind.spatial or 1}d"
+
+
+def norm_for(name: str, channels: int, layer: nn.Module) -> nn.modules.batchnorm._BatchNorm:
+    """A new norm of that name on the layer's device, in float64 for float64 layers and in float32 for all others.
+
+    Half-precision layers get float32 parameters and statistics, as torch's mixed-precision kernels expect.
+    """
+    weight = layer.weight
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    norm = _NORMS[name](channels, device=weight.device, dtype=dtype)
+    norm.train(layer.training)
+    return norm  # type: ignore[return-value]
+
+
+def is_fixed_norm(module: nn.Module) -> bool:
+    """Whether a module is a stock BatchNorm (or our channels-last one) that does nothing but normalise."""
+    stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelsLastBatchNorm1d)
+    return type(module) in stock

@@ -1,0 +1,149 @@
+"""Mean and variance per channel, gathered so that no way of batching the samples can change them.
+
+Each sample gives its own mean and variance per channel (two passes in float64); samples are then joined through the
+sums of x and x^2, carried as unevaluated pairs of float64 (about 106 bits, so the subtraction E[x^2] - E[x]^2 loses
+nothing, and the order of the additions leaves no trace in the float64 result).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bnretrofit import pairs
+
+__all__ = ["ChannelStats", "Moments", "sample_moments"]
+
+BLOCK_ELEMENTS = 1 << 20
+"""Elements converted to float64 at a time: 8 MB, which the last-level cache of most processors holds."""
+
+ILL_CONDITIONED = 1e-5
+"""Below this ratio of variance to squared mean the float32-rounded mean of torch's kernel would cost more than 1e-9 of
+the variance (its square error is (2^-24 mean)^2), so such channels are reduced again in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStats:
+    """Statistics of one layer's output over a calibration set.
+
+    Attributes:
+        count: Number of elements per channel.
+        mean: (C,), float64.
+        var: (C,), float64, biased: divided by `count`.
+    """
+
+    count: int
+    mean: Tensor
+    var: Tensor
+
+    @property
+    def unbiased_var(self) -> Tensor:
+        """(C,), float64, divided by count - 1: what torch keeps as running_var."""
+        return self.var * (self.count / max(self.count - 1, 1))
+
+
+class Moments:
+    """Sums of x and x^2 per channel, each an unevaluated pair of float64 tensors of shape (C,)."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        zero = torch.zeros(channels, dtype=torch.float64)
+        self._total = (zero, zero)
+        self._squares = (zero, zero)
+
+    def add_samples(self, count: int, mean: Tensor, var: Tensor) -> None:
+        """Add samples, each given by its own moments.
+
+        Args:
+            count: Elements per sample and channel.
+            mean: (samples, C), float64.
+            var: (samples, C), float64, biased.
+        """
+        weight = torch.full_like(mean, float(count))
+        square = pairs.two_product(mean, mean)
+        # n var + n mean^2, with the low half of the square carried along.
+        terms = pairs.add(pairs.two_product(weight, var), pairs.two_product(weight, square[0]))
+        terms = pairs.add(terms, pairs.two_product(weight, square[1]))
+        self._total = pairs.add(self._total, pairs.total(pairs.two_product(weight, mean)))
+        self._squares = pairs.add(self._squares, pairs.total(terms))
+        self.count += count * mean.shape[0]
+
+    def merge(self, other: "Moments") -> None:
+        """Add what `other` has gathered, from another part of the samples."""
+        self.count += other.count
+        self._total = pairs.add(self._total, other._total)
+        self._squares = pairs.add(self._squares, other._squares)
+
+    def stats(self) -> ChannelStats:
+        """The statistics of all samples added so far."""
+        count = torch.full_like(self._total[0], float(max(self.count, 1)))
+        mean = self._total[0] / count
+        # The mean in twice the precision: its quotient, and the quotient of what the first one left over.
+        rest = pairs.add(self._total, pairs.negated(pairs.two_product(mean, count)))
+        mean_pair = pairs.two_sum(mean, (rest[0] + rest[1]) / count)
+        deviations = pairs.add(self._squares, pairs.negated(pairs.product(self._total, mean_pair)))
+        var = ((deviations[0] + deviations[1]) / count).clamp_min(0.0)
+        return ChannelStats(self.count, mean_pair[0].clone(), var)
+
+
+def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, Tensor]:
+    """Moments of each sample of a batch, in float64 or as exactly.
+
+    A sample's result depends on that sample alone: the same kernel runs over the same elements whatever the batch.
+
+    Args:
+        activation: (N, C, *S) with channel_dim 1, or (N, *S, C) with channel_dim -1; any real floating dtype.
+        channel_dim: 1 or -1.
+
+    Returns:
+        Elements per sample and channel; means (N, C) and biased variances (N, C), float64, on the CPU.
+    """
+    samples, channels = activation.shape[0], activation.shape[channel_dim]
+    count = activation.numel() // max(samples * channels, 1)
+    if count == 1:
+        mean = activation.reshape(samples, channels).double()
+        return 1, mean.cpu(), torch.zeros_like(mean).cpu()
+    last = activation if channel_dim == -1 else activation.movedim(1, -1)
+    if last.is_contiguous():
+        mean, var = _channels_last(last.reshape(samples, count, channels))
+    else:
+        mean, var = _channels_first(activation.reshape(samples * channels, count))
+    return count, mean.view(samples, channels).cpu(), var.view(samples, channels).cpu()
+
+
+def _channels_first(rows: Tensor) -> tuple[Tensor, Tensor]:
+    # One row per sample and channel. torch's update kernel sums float32 in float64, and rounds the results to float32.
+    if rows.dtype not in (torch.float32, torch.float64):
+        rows = rows.float()
+    mean, var = (value.double() for value in torch.batch_norm_update_stats(rows.unsqueeze(0), None, None, 0.0))
+    poor = (var < ILL_CONDITIONED * mean.square()).nonzero()[:, 0]
+    if len(poor) and rows.dtype != torch.float64:
+        for part in poor.split(max(1, BLOCK_ELEMENTS // rows.shape[1])):
+            mean[part], var[part] = torch.batch_norm_update_stats(rows[part].double().unsqueeze(0), None, None, 0.0)
+    return mean, var
+
+
+def _channels_last(samples: Tensor) -> tuple[Tensor, Tensor]:
+    # In this layout the kernel sums in the input's own dtype, so blocks that fit the cache are converted first.
+    _, count, channels = samples.shape
+    length = max(2, BLOCK_ELEMENTS // channels)
+    results = []
+    for sample in samples:
+        moments = [(len(part), *_block_moments(part.double())) for part in sample.split(length)]
+        results.append(moments[0][1:] if len(moments) == 1 else _joined(moments, count))
+    return torch.stack([mean for mean, _ in results]), torch.stack([var for _, var in results])
+
+
+def _block_moments(block: Tensor) -> tuple[Tensor, Tensor]:
+    if len(block) == 1:
+        return block[0], torch.zeros_like(block[0])
+    mean, var = torch.batch_norm_update_stats(block, None, None, 0.0)
+    return mean, var
+
+
+def _joined(moments: list[tuple[int, Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    # Chan, Golub and LeVeque 1983: the spread within the blocks plus the spread of their means.
+    weights = torch.tensor([part[0] / count for part in moments], dtype=torch.float64, device=moments[0][1].device)
+    means, variances = (torch.stack([part[index] for part in moments]) for index in (1, 2))
+    mean = (weights[:, None] * means).sum(0)
+    return mean, (weights[:, None] * (variances + (means - mean).square())).sum(0)

@@ -1,0 +1,241 @@
+"""Two captured graphs -> are they the same function, operator by operator and tensor by tensor?
+
+Given: two graphs. Result: the same list of operators, wired alike, with the same arguments and the same tensors, once the
+norms that are the running kernel's exact identity are dropped: then the functions are equal for every finite input. Where
+norms are not the identity, they are absorbed in float64 into the layers before them, and the effective weights compared.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten
+
+from bnretrofit.affine import absorb_backward, affine_of
+from bnretrofit.capture import Graph, op_of
+from bnretrofit.identity import identity_channels, kernel_is_exact
+from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, kind_of
+from bnretrofit.surgery import norm_after
+
+__all__ = ["GraphComparison", "compare_graphs", "prove"]
+
+_SILENT_OPS = ("aten.dropout.", "aten.dropout_.", "aten.feature_dropout.", "aten.alpha_dropout.", "aten.feature_alpha_dropout.")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphComparison:
+    """What two graphs have in common.
+
+    Attributes:
+        same_operators: The operators, their wiring and their constant arguments agree.
+        same_tensors: All tensors they read are equal, too.
+        difference: The first thing that differs, as a sentence.
+        layer: The module it belongs to, by its name in the second model.
+        tensor_error: Largest difference of a tensor's element, relative to the largest element of its tensor.
+    """
+
+    same_operators: bool
+    same_tensors: bool
+    difference: str | None = None
+    layer: str | None = None
+    tensor_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A tensor argument: its name and a way to its value (float64 where a norm is absorbed)."""
+
+    name: str
+    value: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    op: str
+    owner: str
+    arguments: list[Any]
+    layout: Any
+
+
+def prove(a: Graph, b: Graph) -> GraphComparison:
+    """Compare with identity norms dropped: agreement proves equality for all finite inputs on this device and dtype."""
+    return _compare(_steps(a, _identity_norms(a), absorb=False), _steps(b, _identity_norms(b), absorb=False), exact=True)
+
+
+def compare_graphs(a: Graph, b: Graph) -> GraphComparison:
+    """Compare with every norm that has fixed statistics absorbed into the layer before it, in float64."""
+    return _compare(_steps(a, _fixed_norms(a), absorb=True), _steps(b, _fixed_norms(b), absorb=True), exact=False)
+
+
+def _layer_norms(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Each layer call with the batch_norm in eval mode that alone reads it, along the same channels."""
+    for call in graph.nodes:
+        if op_of(call) not in LAYER_OPS or (norm := norm_after(graph, call)) is None:
+            continue
+        owner, kind = graph.owner(norm), kind_of(graph.owner(call))
+        if norm.args[5] or norm.args[3] is None or kind is None or not hasattr(owner, "running_mean"):
+            continue
+        last = isinstance(owner, ChannelsLastBatchNorm1d)
+        if kind.channel_dim(call.meta["val"].dim()) == (-1 if last else 1) and (norm.args[0] is call or last):
+            yield call, norm
+
+
+def _identity_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
+    known: dict[str, bool] = {}
+    found = {}
+    for call, norm in _layer_norms(graph):
+        name = graph.owners[norm]
+        if name not in known:
+            module = graph.owner(norm)
+            known[name] = kernel_is_exact(module) and bool(identity_channels(module).all())
+        if known[name]:
+            found[norm] = call
+    return found
+
+
+def _fixed_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
+    return {norm: call for call, norm in _layer_norms(graph)}
+
+
+def _steps(graph: Graph, dropped: dict[fx.Node, fx.Node], *, absorb: bool) -> list[_Step]:
+    """The graph as a list in which each argument is an index of an earlier step, a tensor, an input or a constant."""
+    alias: dict[fx.Node, fx.Node] = {}
+    index: dict[fx.Node, Any] = {node: ("input", number) for number, node in enumerate(graph.inputs)}
+    absorbed = {call: norm for norm, call in dropped.items()} if absorb else {}
+    owners_dropped = {graph.owners[norm] for norm in dropped}
+    steps: list[_Step] = []
+    for node in (*graph.nodes, graph.output):
+        if node.op == "call_function":
+            if _is_silent(graph, node, dropped, owners_dropped):
+                first = node.args[0]
+                alias[node] = alias.get(first, first)  # type: ignore[arg-type]
+                continue
+            index[node] = ("step", len(steps))
+        arguments, layout = tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
+        step_arguments = [_argument(graph, alias.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf, index) for leaf in arguments]
+        if absorb and op_of(node) in LAYER_OPS:
+            step_arguments, layout = _effective_arguments(graph, node, absorbed.get(node), step_arguments, layout)
+        steps.append(_Step(op_of(node) if node.op == "call_function" else "output", graph.owners.get(node, ""), step_arguments, layout))
+    return steps
+
+
+def _is_silent(graph: Graph, node: fx.Node, dropped: dict[fx.Node, fx.Node], owners: set[str]) -> bool:
+    """Whether a call hands on its input: a dropped norm, the rearrangements that are its own, dropout in eval mode."""
+    if node in dropped:
+        return True
+    if graph.owners[node] in owners and isinstance(graph.owner(node), ChannelsLastBatchNorm1d):
+        return not op_of(node).startswith("aten.batch_norm.")
+    return op_of(node).startswith(_SILENT_OPS) and node.args[2] is False
+
+
+def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
+    if not isinstance(leaf, fx.Node):
+        return leaf
+    use = graph.tensor(leaf)
+    if use is not None:
+        return _Leaf(use.name, lambda: use.tensor.detach())
+    return index.get(leaf, ("unknown", leaf.name))
+
+
+def _effective_arguments(
+    graph: Graph, call: fx.Node, norm: fx.Node | None, arguments: list[Any], layout: Any
+) -> tuple[list[Any], Any]:
+    """A layer call's arguments with its norm absorbed, and with a bias of zeros where it has none."""
+    weight, bias = graph.tensor(call.args[1]), graph.tensor(call.args[2] if len(call.args) > 2 else None)
+    kind = kind_of(graph.owner(call))
+    if weight is None or kind is None:
+        return arguments, layout
+    groups = int(getattr(graph.owner(call), "groups", 1))
+
+    def absorbed() -> tuple[Tensor, Tensor]:
+        w = weight.tensor.detach().double()
+        b = w.new_zeros(kind.channels(graph.owner(call))) if bias is None else bias.tensor.detach().double()
+        if norm is None:
+            return w, b
+        module = graph.owner(norm)
+        affine = affine_of(module).where(identity_channels(module))
+        new_w, new_b = absorb_backward(w, b, affine, transposed=kind.transposed, groups=groups)
+        return new_w, b if new_b is None else new_b
+
+    suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
+    bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
+    weight_leaf = _Leaf(weight.name + suffix, (lambda: weight.tensor.detach()) if norm is None else lambda: absorbed()[0])
+    bias_leaf = _Leaf(bias_name + suffix, lambda: absorbed()[1])
+    others = [_constant(value) for value in (*call.args[3:], call.kwargs)]
+    return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
+
+
+def _constant(value: Any) -> str:
+    return repr(value)
+
+
+def _compare(a: list[_Step], b: list[_Step], *, exact: bool) -> GraphComparison:
+    pairs: list[tuple[_Leaf, _Leaf, str]] = []
+    for mine, other in zip(a, b, strict=False):
+        problem = _step_difference(mine, other, pairs)
+        if problem is not None:
+            return GraphComparison(same_operators=False, same_tensors=False, difference=problem, layer=other.owner)
+    if len(a) != len(b):
+        return GraphComparison(
+            same_operators=False, same_tensors=False, difference=f"one graph has {len(a)} operators, the other {len(b)}"
+        )
+    return _compare_tensors(pairs, exact=exact)
+
+
+def _step_difference(a: _Step, b: _Step, pairs: list[tuple[_Leaf, _Leaf, str]]) -> str | None:
+    where = f"'{a.owner}' and '{b.owner}'" if a.owner != b.owner else f"'{b.owner}'"
+    if a.op != b.op:
+        return f"at {where} one computes {a.op}, the other {b.op}"
+    if a.layout != b.layout or len(a.arguments) != len(b.arguments):
+        return f"at {where} {a.op} has other arguments"
+    for mine, other in zip(a.arguments, b.arguments, strict=True):
+        if isinstance(mine, _Leaf) and isinstance(other, _Leaf):
+            pairs.append((mine, other, b.owner))
+        elif mine != other:
+            return f"at {where} {a.op} takes {_shown(mine)} in one and {_shown(other)} in the other"
+    return None
+
+
+def _shown(argument: Any) -> str:
+    if isinstance(argument, _Leaf):
+        return f"the tensor '{argument.name}'"
+    return "another intermediate result" if isinstance(argument, tuple) else repr(argument)
+
+
+def _compare_tensors(pairs: list[tuple[_Leaf, _Leaf, str]], *, exact: bool) -> GraphComparison:
+    worst, worst_name, worst_layer = 0.0, "", ""
+    for mine, other, owner in pairs:
+        error = _tensor_error(mine.value(), other.value(), exact=exact)
+        if error > worst or error != error:
+            worst, worst_name, worst_layer = error, other.name, owner
+            if error != error or error == float("inf"):
+                break
+    if worst == 0.0:
+        return GraphComparison(same_operators=True, same_tensors=True)
+    return GraphComparison(
+        same_operators=True,
+        same_tensors=False,
+        difference=f"the tensor {worst_name} differs by {worst:.3g} of its largest element",
+        layer=worst_layer,
+        tensor_error=worst,
+    )
+
+
+def _tensor_error(a: Tensor, b: Tensor, *, exact: bool) -> float:
+    """0.0 if equal; else the largest difference relative to the largest element; inf where shapes (or, if exact, dtypes) differ."""
+    if a.shape != b.shape or (exact and (a.dtype != b.dtype or a.device != b.device)):
+        return float("inf")
+    if a.dtype == b.dtype and torch.equal(a, b):
+        return 0.0
+    worst, largest = 0.0, 0.0
+    rows = max(1, (1 << 22) // max(1, a[0].numel())) if a.dim() else 1
+    parts = zip(a.split(rows), b.split(rows), strict=True) if a.dim() else [(a, b)]
+    for mine, other in parts:
+        left, right = mine.double(), other.to(mine.device).double()
+        worst = max(worst, float((left - right).abs().max())) if left.numel() else worst
+        largest = max(largest, float(left.abs().max()), float(right.abs().max())) if left.numel() else largest
+        if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
+            return float("nan")
+    return worst / largest if largest else 0.0

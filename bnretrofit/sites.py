@@ -1,0 +1,162 @@
+"""Decisions as data: where a norm goes in, where not and why; which norms fold away, which stay and why. To JSON and back."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnretrofit.errors import InputRejectedError
+
+__all__ = ["Fold", "FoldPlan", "Leave", "Plan", "Site", "Skip"]
+
+PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer that gets a BatchNorm.
+
+    Attributes:
+        name: The layer's module name in the original model.
+        kind: Its class: "Conv2d", "Linear" …
+        channels: Its output channels.
+        calls: How often the model calls it in one pass; all calls share one norm and pooled statistics.
+        norm: The class of the norm: "BatchNorm2d", "ChannelsLastBatchNorm1d" …
+        channel_dim: Where the channels stand in its output: 1 or -1.
+        norm_name: The norm's module name in the resulting model.
+        result_name: The layer's module name in the resulting model.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    calls: int
+    norm: str
+    channel_dim: int
+    norm_name: str
+    result_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A conv or dense layer that is left alone.
+
+    Attributes:
+        name: The layer's module name; for a functional call on a bare parameter, the parameter's name.
+        kind: Its class, or "functional".
+        reason: Why, as a sentence.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All sites and skips of a model.
+
+    Attributes:
+        sites: Layers that get a norm, in the order in which the model runs them.
+        skips: All other conv and dense layers, each with its reason.
+        inputs: Shapes and dtypes of the example the model was captured with (see `batches.describe`).
+        placement: "pre": between a layer and its activation.
+        twin: With like=: the class of the other architecture.
+        tensors: With like=: tensor names of the twin -> tensor names of the model.
+        notes: What could not be checked, as sentences.
+        like: With like=: the twin itself. Not part of the JSON, nor of equality.
+    """
+
+    sites: tuple[Site, ...]
+    skips: tuple[Skip, ...]
+    inputs: Any
+    placement: str = "pre"
+    twin: str | None = None
+    tensors: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    like: Any = field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON document, without the twin's modules."""
+        document = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "like"}
+        document["sites"] = [dataclasses.asdict(site) for site in self.sites]
+        document["skips"] = [dataclasses.asdict(skip) for skip in self.skips]
+        return {"schema_version": PLAN_SCHEMA, **document, "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Plan":
+        """A plan from `to_json`'s document.
+
+        Raises:
+            InputRejectedError: The document is no plan of this version.
+        """
+        try:
+            if document["schema_version"] != PLAN_SCHEMA:
+                raise InputRejectedError(
+                    f"the plan has schema version {document['schema_version']}", remedy=f"this version reads {PLAN_SCHEMA}"
+                )
+            return cls(
+                sites=tuple(Site(**site) for site in document["sites"]),
+                skips=tuple(Skip(**skip) for skip in document["skips"]),
+                inputs=document["inputs"],
+                placement=document["placement"],
+                twin=document["twin"],
+                tensors=dict(document["tensors"]),
+                notes=tuple(document["notes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputRejectedError(
+                "this is no plan", why=f"{type(error).__name__}: {error}", remedy="make one with bnretrofit plan --json"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A norm that is absorbed into the layer before it.
+
+    Attributes:
+        norm: The norm's module name.
+        layer: The layer's module name.
+        kind: The layer's class.
+        channels: Channels of both.
+        unchanged: Channels on which the running kernel treats the norm as the identity: their weights keep their bits.
+        scale_max: Largest |weight| / sqrt(running_var + eps).
+        new_bias: Whether the layer gains a bias, and so a key.
+    """
+
+    norm: str
+    layer: str
+    kind: str
+    channels: int
+    unchanged: int
+    scale_max: float
+    new_bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A norm that stays.
+
+    Attributes:
+        name: The norm's module name.
+        kind: Its class.
+        reason: Why, as a sentence.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPlan:
+    """All norms of a model: those that fold away and those that stay."""
+
+    folds: tuple[Fold, ...]
+    leaves: tuple[Leave, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON document."""
+        return {
+            "folds": [dataclasses.asdict(fold) for fold in self.folds],
+            "leaves": [dataclasses.asdict(leave) for leave in self.leaves],
+        }

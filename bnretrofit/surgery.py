@@ -1,0 +1,133 @@
+"""The edit itself: layers replaced in their places by `Normed`, and a second capture that shows what came of it."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import fx, nn
+
+from bnretrofit.batches import Batch, doubled
+from bnretrofit.capture import Graph, capture, op_of
+from bnretrofit.copies import replace_module, share_copy
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.layers import Normed, norm_for
+from bnretrofit.sites import Plan, Site
+
+__all__ = ["bypassed_sites", "inserted_norms", "norm_after", "place_norms", "plan_of", "record_plan"]
+
+PLAN_ATTRIBUTE = "bnretrofit_plan"
+
+
+def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.Module]) -> nn.Module:
+    """Put each site's norm after its layer, in place.
+
+    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`, at every place where the
+    layer stands.
+
+    Args:
+        model: The model to edit.
+        sites: Where norms go.
+        norms: A norm per site name.
+
+    Returns:
+        The model; a new root if the site is the model itself.
+    """
+    for site in sites:
+        layer = model.get_submodule(site.name)
+        model = replace_module(model, layer, Normed(layer, norms[site.name]))
+    return model
+
+
+def record_plan(model: nn.Module, plan: Plan) -> nn.Module:
+    """Note on a retrofitted model what was inserted, so that `fold` can tell it from the norms the network had."""
+    setattr(model, PLAN_ATTRIBUTE, plan)
+    return model
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan with which a model was retrofitted; None if it was not."""
+    plan = getattr(model, PLAN_ATTRIBUTE, None)
+    return plan if isinstance(plan, Plan) else None
+
+
+def inserted_norms(model: nn.Module) -> set[str] | None:
+    """Names of the norms that were inserted, in the model or in a part of it; None if nothing ever was."""
+    found: set[str] = set()
+    retrofitted = False
+    for name, module in model.named_modules():
+        plan = plan_of(module)
+        names = ["norm"] if isinstance(module, Normed) else []
+        names += [site.norm_name for site in plan.sites] if plan is not None else []
+        retrofitted |= plan is not None or bool(names)
+        found |= {f"{name}.{norm}".lstrip(".") for norm in names}
+    return found if retrofitted else None
+
+
+def bypassed_sites(
+    model: nn.Module, sites: Iterable[Site], example: Batch, *, training: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Insert blank norms into a copy and look whether the model really runs them.
+
+    An inserted identity that a model goes around shows nothing in its outputs; the graph shows it.
+
+    Args:
+        model: The model, which is left as it is.
+        sites: The sites to try.
+        example: One batch.
+        training: Look in training mode too, besides eval mode.
+
+    Returns:
+        Reasons by site name for those whose layer is read around its norm, and what could not be checked.
+    """
+    sites = list(sites)
+    if not sites:
+        return {}, []
+    copy = share_copy(model)
+    copy = place_norms(copy, sites, {site.name: _blank(copy, site) for site in sites})
+    bypassed: dict[str, str] = {}
+    notes: list[str] = []
+    for mode in ("eval", "training") if training else ("eval",):
+        try:
+            if mode == "eval":
+                graph = capture(copy, example)
+            else:
+                graph = capture(copy, doubled(example), training=True)
+        except InputRejectedError as error:
+            if mode == "eval":
+                raise
+            notes.append(f"training mode could not be checked for bypassed norms: {error.why}")
+            continue
+        for site in sites:
+            if site.name not in bypassed and not _runs_through(graph, site):
+                bypassed[site.name] = f"the model goes around a norm after it in {mode} mode, as the graph after insertion shows"
+    return bypassed, notes
+
+
+def norm_after(graph: Graph, call: fx.Node) -> fx.Node | None:
+    """The batch_norm that alone reads a call's output; None if something else reads it.
+
+    A channels-last norm flattens its input first: that rearrangement counts as the norm's own.
+    """
+    node = call
+    for _ in range(2):
+        if len(node.users) != 1:
+            return None
+        (node,) = node.users
+        if op_of(node).startswith("aten.batch_norm."):
+            return node
+        if not op_of(node).startswith(("aten.flatten.", "aten.view.", "aten.reshape.")):
+            return None
+    return None
+
+
+def _blank(model: nn.Module, site: Site) -> nn.Module:
+    return norm_for(site.norm, site.channels, model.get_submodule(site.name))
+
+
+def _runs_through(graph: Graph, site: Site) -> bool:
+    weight = graph.model.get_submodule(site.result_name)._parameters["weight"]
+    if weight is None:
+        return False
+    for node in graph.uses(weight):
+        norm = norm_after(graph, node)
+        if norm is None or graph.owners[norm] != site.norm_name:
+            return False
+    return True
