@@ -1,12 +1,13 @@
 """Copies of a model: one that shares its tensors, and one that shares nothing."""
 
 import copy
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError
 
-__all__ = ["independent_copy", "replace_module", "share_copy"]
+__all__ = ["independent_copy", "load_tensors", "replace_module", "share_copy"]
 
 
 def share_copy(model: nn.Module) -> nn.Module:
@@ -65,3 +66,20 @@ def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module
             if child is old:
                 parent._modules[name] = new
     return root
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Make the given tensors the model's own, strictly and without copying them; tied parameters stay tied.
+
+    Args:
+        model: The model, possibly on the meta device; edited in place.
+        tensors: A tensor for every key of its state_dict.
+    """
+    tied: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    for first, *others in tied.values():
+        for name in others:
+            holder, _, leaf = name.rpartition(".")
+            model.get_submodule(holder)._parameters[leaf] = model.get_parameter(first)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bnretrofit.batches import Batch
 from bnretrofit.capture import Graph, TensorUse, capture, op_of
-from bnretrofit.copies import independent_copy
+from bnretrofit.copies import independent_copy, load_tensors
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.layers import LAYER_OPS
 from bnretrofit.sites import Plan, Site, Skip
@@ -99,7 +99,7 @@ def carry(twin: nn.Module, state: Mapping[str, Tensor], training: bool) -> nn.Mo
         training: The mode of the result.
     """
     result = independent_copy(twin)
-    result.load_state_dict(state, strict=True, assign=True)
+    load_tensors(result, state)
     _refuse_meta(result)
     return result.train(training)
 

@@ -1,6 +1,6 @@
 """Two models and batches -> Report: are they the same function?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -23,22 +23,29 @@ RANDOM_SEED = 20150211
 
 @dataclass(slots=True)
 class Accuracy:
-    """Top-1 hits of two models on labelled samples, counted while they are compared."""
+    """Top-1 hits of two models on labelled samples, counted while they are compared.
 
-    labels: Sequence[int]
+    Attributes:
+        labels_for: The samples' labels for a classifier of so many outputs, in order; None if they are not known.
+    """
+
+    labels_for: Callable[[int], Sequence[int] | None]
     hits: list[int] = field(default_factory=lambda: [0, 0])
     seen: int = 0
 
     def add(self, outputs: tuple[Tensor, Tensor]) -> None:
         """Count a batch: outputs (N, K), for the next N labels."""
-        wanted = torch.tensor(self.labels[self.seen : self.seen + len(outputs[0])], device=outputs[0].device)
+        labels = self.labels_for(outputs[0].shape[1])
+        if labels is None:
+            return
+        wanted = torch.tensor(labels[self.seen : self.seen + len(outputs[0])])
         for model, output in enumerate(outputs):
-            self.hits[model] += int((output.argmax(1) == wanted).sum())
+            self.hits[model] += int((output.argmax(1).cpu() == wanted).sum())
         self.seen += len(outputs[0])
 
-    def shares(self) -> tuple[float, float]:
-        """Top-1 accuracy of the first and the second model, 0 to 1."""
-        return self.hits[0] / max(self.seen, 1), self.hits[1] / max(self.seen, 1)
+    def shares(self) -> tuple[float, float] | None:
+        """Top-1 accuracy of the first and the second model, 0 to 1; None if nothing was counted."""
+        return (self.hits[0] / self.seen, self.hits[1] / self.seen) if self.seen else None
 
 
 @dataclass(slots=True)

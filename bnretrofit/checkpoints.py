@@ -1,0 +1,253 @@
+"""Checkpoint files in and out: read without running anything from them, written whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+
+__all__ = ["Checkpoint", "check_output", "read", "read_header", "write"]
+
+HEADER_KEY = "bnretrofit"
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as it was read.
+
+    Attributes:
+        path: The file.
+        tensors: Its tensors by key.
+        header: What bnretrofit wrote about it; None for a file from elsewhere.
+        digest: Its sha256, being computed while the file is put to use.
+        notes: What was taken from the file and what was left, if that was not all of it.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    header: dict[str, Any] | None
+    digest: "Future[str]"
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint: .safetensors, or a state_dict saved by torch.save, told apart by content.
+
+    Pickles are read with `weights_only`: nothing in a file is run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its tensors, on the CPU; safetensors are mapped into memory rather than copied.
+
+    Raises:
+        InputRejectedError: The file is missing, damaged, of another kind, or holds values that are not finite.
+    """
+    tensors, header, notes = _read_safetensors(path) if _kind_of(path) == "safetensors" else _read_pickle(path)
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor)
+    return Checkpoint(path, tensors, header, _digest(path), notes)
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What bnretrofit wrote about a file, without reading its tensors; None for a file from elsewhere.
+
+    Raises:
+        InputRejectedError: The file is missing or damaged.
+    """
+    if _kind_of(path) != "safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parsed_header(path, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise InputRejectedError("the safetensors file is damaged", where=str(path), why=str(error)) from error
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        UsageError: It exists and `overwrite` is False, its folder does not exist, or its name says no known format.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth")
+    if not path.parent.is_dir():
+        raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: `.safetensors` holds the header too; `.pth` is a plain state_dict.
+        tensors: Tensors by key.
+        header: What to say of the file, as a JSON document.
+        overwrite: Replace a file that exists; it is kept until the new one is whole.
+
+    Raises:
+        UsageError: See `check_output`.
+        ResourceError: The disk is full or the folder cannot be written to.
+    """
+    check_output(path, overwrite=overwrite)
+    _written_whole(path, _safetensors_writer(tensors, header) if path.suffix == ".safetensors" else _pickle_writer(tensors))
+
+
+def _kind_of(path: Path) -> str:
+    """ "safetensors" or "pickle", by a file's first bytes."""
+    if not path.is_file():
+        why = "it is a folder" if path.is_dir() else "there is no such file"
+        raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=why)
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:2] == b"PK":
+        return "pickle"
+    if len(start) == 9 and start[8:9] == b"{":
+        return "safetensors"
+    raise InputRejectedError(
+        "the checkpoint is neither safetensors nor a file of torch.save",
+        where=str(path),
+        why="it is empty" if not start else "its first bytes are those of neither",
+        remedy="it may be damaged, cut short, or of another format",
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, tuple[str, ...]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise InputRejectedError("the safetensors file is damaged", where=str(path), why=str(error)) from error
+    return tensors, _parsed_header(path, metadata), ()
+
+
+def _parsed_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    if HEADER_KEY not in metadata:
+        return None
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+    except ValueError as error:
+        raise InputRejectedError("the file's bnretrofit header is damaged", where=str(path), why=str(error)) from error
+    if not isinstance(header, dict):
+        raise InputRejectedError("the file's bnretrofit header is damaged", where=str(path), why="it is no JSON object")
+    return header
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, tuple[str, ...]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputRejectedError(
+            "the checkpoint cannot be read",
+            where=str(path),
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            remedy="it may be damaged, or hold more than tensors, which is never loaded",
+        ) from error
+    notes: tuple[str, ...] = ()
+    wrapper = next((key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None)
+    if wrapper is not None:
+        content, notes = content[wrapper], (f"took the tensors under '{wrapper}' of {path.name}",)
+    if not isinstance(content, Mapping):
+        raise InputRejectedError("the checkpoint is no state_dict", where=str(path), why=f"it holds a {type(content).__name__}")
+    if wrong := [key for key, value in content.items() if not isinstance(value, Tensor)]:
+        raise InputRejectedError(
+            "the checkpoint is no state_dict", where=str(path), why=f"'{wrong[0]}' is a {type(content[wrong[0]]).__name__}"
+        )
+    return {str(name): tensor for name, tensor in content.items()}, None, notes
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype.is_complex:
+        raise InputRejectedError(f"the tensor '{name}' is sparse, quantised or complex", where=str(path))
+    if not tensor.dtype.is_floating_point or not tensor.numel():
+        return
+    # aminmax makes no copy and hands on NaN; isfinite would make a bool tensor as long as the weights.
+    low, high = torch.aminmax(tensor.detach() if tensor.itemsize > 1 else tensor.detach().float())
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise InputRejectedError(
+            f"the tensor '{name}' holds NaN or infinity", where=str(path), remedy="use an earlier checkpoint of the training"
+        )
+
+
+def _digest(path: Path) -> "Future[str]":
+    def digest() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    # In a thread: hashing releases the interpreter, and takes as long as everything else that is done with a large file.
+    with_thread = ThreadPoolExecutor(1)
+    future = with_thread.submit(digest)
+    with_thread.shutdown(wait=False)
+    return future
+
+
+def _safetensors_writer(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None) -> Callable[[Path], None]:
+    metadata = {"format": "pt"}
+    if header is not None:
+        metadata[HEADER_KEY] = json.dumps(header, sort_keys=True)
+    return lambda path: save_file(_separate(tensors), path, metadata=metadata)
+
+
+def _pickle_writer(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
+    return lambda path: torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, path)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # A tied tensor stands in the file under each of its names, as strict loading asks.
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        result[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return result
+
+
+def _written_whole(path: Path, writer: Callable[[Path], None]) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        writer(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""How an image becomes a model's input, as data that travels with a checkpoint."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from bnretrofit.errors import InputRejectedError, UsageError
+
+__all__ = ["Preprocessing"]
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Resize so that a centre crop of `crop_pct` is the input, scale to 0 … 1, subtract mean, divide by std.
+
+    Attributes:
+        input_size: (channels, height, width); height and width None: images at their stored size.
+        mean: Per channel, of values 0 to 1.
+        std: Per channel.
+        interpolation: A name of PIL's.
+        crop_pct: Share of the resized image that the crop keeps.
+        crop_mode: As timm spells it: "center", "squash", "border".
+    """
+
+    input_size: tuple[int, int | None, int | None]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Preprocessing":
+        """What `to_json` wrote.
+
+        Raises:
+            InputRejectedError: The document is of another form.
+        """
+        try:
+            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+            return cls(**fields)
+        except (TypeError, AttributeError) as error:
+            raise InputRejectedError("the stored preprocessing is damaged", why=str(error)) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document."""
+        return dataclasses.asdict(self)
+
+    def overridden(
+        self,
+        *,
+        img_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        interpolation: str | None = None,
+        crop_pct: float | None = None,
+    ) -> "Preprocessing":
+        """The same with what a user asked for instead.
+
+        Raises:
+            UsageError: A value is out of range, or as many as there are channels were not given.
+        """
+        channels = self.input_size[0]
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) not in (1, channels):
+                raise UsageError(f"--{name} takes 1 or {channels} values", why=f"{len(values)} were given")
+        if std is not None and min(std) <= 0:
+            raise UsageError("--std must be positive")
+        if crop_pct is not None and not 0 < crop_pct <= 1:
+            raise UsageError("--crop-pct must be above 0 and at most 1")
+        if img_size is not None and img_size < 1:
+            raise UsageError("--img-size must be at least 1")
+        changes: dict[str, Any] = {
+            "input_size": None if img_size is None else (channels, img_size, img_size),
+            "mean": mean,
+            "std": std,
+            "interpolation": interpolation,
+            "crop_pct": crop_pct,
+        }
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def __str__(self) -> str:
+        channels, height, width = self.input_size
+        size = "stored size" if height is None else f"{height} x {width} px, crop {self.crop_pct:g}, {self.interpolation}"
+        colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+        return f"{colour} / 255, {size}, mean {_values(self.mean)}, std {_values(self.std)}"
+
+
+def _values(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))

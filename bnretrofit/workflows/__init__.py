@@ -1,0 +1,1 @@
+"""From checkpoint files to checkpoint files: what each command of the command line does, as a function."""

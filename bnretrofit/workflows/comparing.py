@@ -1,0 +1,97 @@
+"""What `bnretrofit verify` does, and what `retrofit` and `fold` do before they write."""
+
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bnretrofit.checkpoints import read_header
+from bnretrofit.comparison import Report
+from bnretrofit.data import ImageBatches
+from bnretrofit.verification import Accuracy, verify_labelled
+from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of
+from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
+
+__all__ = ["Compared", "compare", "verify_checkpoints"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What verification found.
+
+    Attributes:
+        report: The report.
+        accuracy: Top-1 accuracy of both models, 0 to 1; None where the images' folders do not say their classes.
+        notes: What was assumed.
+    """
+
+    report: Report
+    accuracy: tuple[float, float] | None
+    notes: tuple[str, ...] = ()
+
+
+def compare(a: nn.Module, b: nn.Module, batches: ImageBatches, rtol: float | None = None, atol: float | None = None) -> Compared:
+    """Compare two models on images, counting top-1 hits where the folders name the classes."""
+    # With unreadable images among them the labels would no longer be those of the outputs.
+    counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
+    report = verify_labelled(a, b, batches, rtol=rtol, atol=atol, accuracy=counted)
+    return Compared(report, None if counted is None else counted.shares())
+
+
+def verify_checkpoints(
+    a: Path,
+    b: Path,
+    models: tuple[ModelChoice, ModelChoice],
+    images: ImageChoice,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    device: str = "cpu",
+) -> Compared:
+    """Compare two checkpoints.
+
+    Without images, both run on random inputs alone. A file without a header is taken to be the model that the other file's
+    header names, if the user does not say.
+
+    Args:
+        a: The reference.
+        b: The checkpoint to judge.
+        models: What the user said of each.
+        images: What both are run on.
+        rtol: See `verification.verify`.
+        atol: See `verification.verify`.
+        device: Where to run.
+
+    Returns:
+        The report and the accuracies.
+
+    Raises:
+        RetrofitError: A file cannot be read, or the images cannot.
+    """
+    first, second = _open_both(a, b, models)
+    header_of_second = second.checkpoint is not None and second.checkpoint.header is not None
+    header_of_first = first.checkpoint is not None and first.checkpoint.header is not None
+    told = second if header_of_second and not header_of_first else first
+    preprocessing = images.preprocessing(told.preprocessing)
+    left, right = first.model.to(device), second.model.to(device)
+    notes = (*first.notes, *second.notes)
+    if images.folder is None:
+        example = example_for(preprocessing, left)
+        generator = torch.Generator().manual_seed(images.seed)
+        inputs = torch.randn((4, *example.shape[1:]), generator=generator)
+        report = verify_labelled(left, right, [inputs], rtol=rtol, atol=atol, accuracy=None)
+        return Compared(report, None, (*notes, "no images were given (-d): random inputs alone were tried"))
+    return replace(compare(left, right, batches_of(images, preprocessing), rtol, atol), notes=notes)
+
+
+def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:
+    """Open two files; one that does not say what it is, is what the other says."""
+    if models[0].name is None and read_header(a) is None:
+        second = open_model(b, models[1])
+        return open_model(a, replace(models[0], name=str(second.name))), second
+    first = open_model(a, models[0])
+    if models[1].name is None and read_header(b) is None:
+        return first, open_model(b, replace(models[1], name=str(first.name)))
+    return first, open_model(b, models[1])

@@ -1,0 +1,65 @@
+"""What a file of ours says about itself."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.sites import Plan
+from bnretrofit.workflows.opening import Opened
+
+__all__ = ["header_for", "versions"]
+
+HEADER_SCHEMA = 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("bnretrofit", "torch", "torchvision", "timm", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def header_for(
+    source: Opened,
+    *,
+    stage: str,
+    model: str,
+    preprocessing: Preprocessing,
+    plan: Plan | None = None,
+    folded: dict[str, list[str]] | None = None,
+    calibration: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The header of an output.
+
+    Args:
+        source: What it was made from.
+        stage: "retrofitted" or "folded".
+        model: Its architecture.
+        preprocessing: Of its images.
+        plan: With which norms were inserted.
+        folded: What folding changed in the architecture.
+        calibration: The images the statistics were measured on.
+
+    Returns:
+        A JSON document.
+    """
+    return {
+        "schema_version": HEADER_SCHEMA,
+        "stage": stage,
+        "model": model,
+        "num_classes": source.num_classes,
+        "preprocessing": preprocessing.to_json(),
+        "plan": None if plan is None else plan.to_json(),
+        "folded": folded or {"identities": [], "biases": []},
+        "calibration": calibration,
+        "source": {
+            "file": None if source.checkpoint is None else source.checkpoint.path.name,
+            "sha256": None if source.checkpoint is None else source.checkpoint.digest.result(),
+        },
+        "versions": versions(),
+    }

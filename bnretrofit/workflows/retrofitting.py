@@ -1,0 +1,157 @@
+"""What `bnretrofit retrofit` does: plan, calibrate, insert, verify, and only then write."""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from torch import nn
+
+from bnretrofit.calibration import calibrate
+from bnretrofit.checkpoints import check_output, write
+from bnretrofit.comparison import Report
+from bnretrofit.data import ImageBatches, find_images
+from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.insertion import insert_sharing
+from bnretrofit.planning import make_plan
+from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.sites import Plan
+from bnretrofit.workflows.comparing import compare
+from bnretrofit.workflows.header import header_for
+from bnretrofit.workflows.images import ImageChoice, batches_of
+from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, open_model
+from bnretrofit.workflows.planned import PlanChoice
+
+__all__ = ["Retrofitted", "retrofit_checkpoint"]
+
+VERIFY_IMAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Retrofitted:
+    """What was done."""
+
+    plan: Plan
+    model: str
+    preprocessing: Preprocessing
+    calibration_images: int
+    report: Report
+    output: Path
+    notes: tuple[str, ...]
+
+
+def retrofit_checkpoint(
+    path: Path | None,
+    model: ModelChoice,
+    images: ImageChoice,
+    choice: PlanChoice,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    device: str = "cpu",
+) -> Retrofitted:
+    """Insert BatchNorm into a checkpoint.
+
+    Args:
+        path: The checkpoint; None for the library's own weights.
+        model: What the user said of the model.
+        images: The calibration images.
+        choice: Which layers get a norm.
+        output: The file to write.
+        overwrite: Replace it if it exists.
+        force: Write it even if verification fails.
+        device: Where to run.
+
+    Returns:
+        The plan and what verification found.
+
+    Raises:
+        RetrofitError: The message says what; nothing was written.
+    """
+    check_output(output, overwrite=overwrite)
+    if images.folder is None:
+        raise UsageError("no images to calibrate with", remedy="pass -d FOLDER")
+    everything = find_images(images.folder, images.max_bad_images)
+    opened = open_model(path, model)
+    if opened.stage == "retrofitted":
+        raise UsageError("the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is")
+    preprocessing = images.preprocessing(opened.preprocessing)
+    network = opened.model.to(device)
+    batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
+    first, rest = _first(batches)
+    like = None if choice.like is None else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code))
+    plan = make_plan(
+        network,
+        first,
+        include=choice.include or None,
+        exclude=choice.exclude or None,
+        layers=choice.layers,
+        like=None if like is None else like.model,
+    )
+    stats = calibrate(network, plan, _Sized(chain([first], rest), len(batches)))
+    result = insert_sharing(network, plan, stats)
+    report = _verified(network, result, images, batches, preprocessing)
+    if not report.passed and not force:
+        raise VerificationError("the retrofitted model is not the original's equal", why=report.reason, where=report.layer)
+    name = str(opened.name) if like is None else str(like.name)
+    _write(output, result, opened, plan, name, preprocessing, batches, images, overwrite=overwrite)
+    used = len(batches.files.paths) - len(batches.bad)
+    return Retrofitted(plan, name, preprocessing, used, report, output, opened.notes)
+
+
+class _Sized:
+    """An iterator with a length, for the progress bar."""
+
+    def __init__(self, iterator: "chain[object]", length: int) -> None:
+        self._iterator = iterator
+        self._length = length
+
+    def __iter__(self) -> "chain[object]":
+        return self._iterator
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _first(batches: ImageBatches) -> tuple[object, object]:
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise UsageError("no image could be read", where=str(batches.files.root))
+    return first, iterator
+
+
+def _verified(
+    original: nn.Module, result: nn.Module, images: ImageChoice, used: ImageBatches, preprocessing: Preprocessing
+) -> Report:
+    """Compare on images that were not calibrated with, where there are any left."""
+    everything = find_images(used.files.root, images.max_bad_images)
+    left = everything.without(used.files)
+    chosen = (left if left.paths else everything).sampled(VERIFY_IMAGES, images.seed)
+    return compare(original, result, batches_of(images, preprocessing, chosen)).report
+
+
+def _write(
+    output: Path,
+    result: nn.Module,
+    opened: Opened,
+    plan: Plan,
+    name: str,
+    preprocessing: Preprocessing,
+    batches: ImageBatches,
+    images: ImageChoice,
+    *,
+    overwrite: bool,
+) -> None:
+    names = "\n".join(str(path.relative_to(batches.files.root)) for path in batches.files.paths)
+    calibration = {
+        "images": len(batches.files.paths) - len(batches.bad),
+        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "bad_images": batches.bad,
+        "seed": images.seed,
+    }
+    header = header_for(
+        opened, stage="retrofitted", model=name, preprocessing=preprocessing, plan=plan, calibration=calibration
+    )
+    write(output, result.state_dict(), header, overwrite=overwrite)
