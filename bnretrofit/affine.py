@@ -12,10 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Affine", "absorb_backward", "affine_of"]
+__all__ = ["Affine", "FixedNorm", "absorb_backward", "affine_of", "fixed_norm"]
 
 ROW_ELEMENTS = 1 << 22
 """Elements of a weight that are held in float64 at a time: 32 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedNorm:
+    """The tensors of a BatchNorm with running statistics: each (C,), in the norm's own dtype.
+
+    Attributes:
+        weight: Ones where the norm has none (affine=False).
+        bias: Zeros where the norm has none.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +51,38 @@ class Affine:
         return Affine(self.scale.masked_fill(keep, 1.0), self.shift.masked_fill(keep, 0.0))
 
 
-def affine_of(norm: nn.Module) -> Affine:
-    """The affine map of a BatchNorm with fixed statistics.
+def fixed_norm(norm: nn.Module) -> FixedNorm:
+    """The tensors of a BatchNorm.
 
     Args:
-        norm: A BatchNorm with running statistics; `weight` and `bias` may be None (affine=False).
+        norm: A BatchNorm with running statistics; `weight` and `bias` may be None.
 
-    Returns:
-        Its scale and shift, float64, on the norm's device.
+    Raises:
+        TypeError: It keeps no running statistics.
     """
     mean, var = norm.running_mean, norm.running_var
     if not isinstance(mean, Tensor) or not isinstance(var, Tensor):
-        message = "a norm without running statistics has no fixed affine map"
-        raise TypeError(message)
-    weight = norm.weight.detach().double() if isinstance(norm.weight, Tensor) else torch.ones_like(mean, dtype=torch.float64)
-    bias = norm.bias.detach().double() if isinstance(norm.bias, Tensor) else torch.zeros_like(mean, dtype=torch.float64)
-    scale = weight / (var.double() + float(norm.eps)).sqrt()
-    return Affine(scale, bias - mean.double() * scale)
+        raise TypeError("a norm without running statistics has no fixed affine map")
+    mean, var = mean.detach(), var.detach()
+    weight, bias, eps = norm.weight, norm.bias, norm.eps
+    return FixedNorm(
+        mean,
+        var,
+        weight.detach() if isinstance(weight, Tensor) else torch.ones_like(mean),
+        bias.detach() if isinstance(bias, Tensor) else torch.zeros_like(mean),
+        eps if isinstance(eps, float) else 0.0,
+    )
+
+
+def affine_of(norm: nn.Module) -> Affine:
+    """The affine map of a BatchNorm with fixed statistics, in float64 on the norm's device.
+
+    Raises:
+        TypeError: It keeps no running statistics.
+    """
+    fixed = fixed_norm(norm)
+    scale = fixed.weight.double() / (fixed.var.double() + fixed.eps).sqrt()
+    return Affine(scale, fixed.bias.double() - fixed.mean.double() * scale)
 
 
 def absorb_backward(
@@ -91,7 +122,7 @@ def _scaled(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> 
 
 
 def _rounded_product(weight: Tensor, factor: Tensor) -> Tensor:
-    # A product with a float64 tensor is float64; row by row, so that a wide dense layer needs no float64 copy of itself.
+    # A product with a float64 tensor is float64; row by row, so that a wide dense layer needs no such copy of itself.
     result = torch.empty_like(weight)
     rows = max(1, ROW_ELEMENTS // max(1, weight[0].numel()))
     for part, source, scale in zip(result.split(rows), weight.split(rows), factor.split(rows), strict=True):

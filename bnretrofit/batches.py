@@ -5,11 +5,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bnretrofit.errors import InputRejectedError
 
-__all__ = ["Batch", "as_call", "describe", "device_of", "doubled", "example_from", "map_tensors", "sample_count", "taken"]
+__all__ = [
+    "Batch",
+    "as_call",
+    "describe",
+    "device_of",
+    "doubled",
+    "dtype_of",
+    "example_from",
+    "map_tensors",
+    "sample_count",
+    "taken",
+]
 
 Batch = Any
 """A tensor, a tuple (or list) of positional inputs, or a dict of keyword inputs."""
@@ -43,16 +54,22 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's first floating-point parameter; float32 for a model without any."""
+    return next((tensor.dtype for tensor in model.parameters() if tensor.dtype.is_floating_point), torch.float32)
+
+
 def sample_count(batch: Batch) -> int:
     """Number of samples in a batch: the leading size of its first tensor, 1 for a scalar."""
-    sizes: list[int] = []
-    map_tensors(lambda tensor: (sizes.append(tensor.shape[0] if tensor.dim() else 1), tensor)[1], batch)
-    return sizes[0] if sizes else 1
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
+    return 1 if first is None or not first.dim() else first.shape[0]
 
 
 def doubled(batch: Batch) -> Batch:
     """A batch of one made a batch of two, since batch statistics of one value do not exist."""
-    return map_tensors(lambda tensor: torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor, batch)
+    return map_tensors(
+        lambda tensor: torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor, batch
+    )
 
 
 def taken(batches: Iterable[Batch], what: str) -> Iterator[Batch]:
@@ -66,7 +83,9 @@ def taken(batches: Iterable[Batch], what: str) -> Iterator[Batch]:
         empty = False
         yield batch
     if empty:
-        raise InputRejectedError(f"no batch to {what} with", why="the sequence of batches is empty", remedy="pass at least one batch")
+        raise InputRejectedError(
+            f"no batch to {what} with", why="the sequence of batches is empty", remedy="pass at least one batch"
+        )
 
 
 def describe(batch: Batch) -> Any:

@@ -5,7 +5,6 @@ serves all sites. Each output is reduced as it appears, since an in-place activa
 """
 
 from collections.abc import Iterable, Sized
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,9 @@ __all__ = ["calibrate"]
 def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[str, ChannelStats]:
     """Measure mean and variance of every site's output, over a calibration set.
 
-    The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after an
-    exception. Convolutions on the CPU run in channels_last, which is the faster layout there. The result does not depend
-    on how the samples are batched, but for what the network's own kernels round differently at another batch size.
+    The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after
+    an exception. Convolutions on the CPU run in channels_last, which is the faster layout there. The result does not
+    depend on how the samples are batched, but for what the network's own kernels round otherwise at another batch size.
 
     Args:
         model: The network the plan was made for.
@@ -60,7 +59,7 @@ def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Mo
         try:
             _forward(run, batch)
         except InputRejectedError:
-            # Some models call .view on an activation, which this layout does not allow; any other fault shows again below.
+            # Some models call .view on an activation, which this layout does not allow. Any other fault shows again.
             pass
         else:
             return run
@@ -91,9 +90,11 @@ def _collecting(model: nn.Module, plan: Plan, moments: dict[str, Moments]) -> nn
 
 
 def _channels_last_is_faster(model: nn.Module, batch: Batch) -> bool:
-    """On the CPU, for two-dimensional convolutions: VGG-16 takes 0.6 of the time, no family tried takes clearly more."""
+    """On the CPU, for two-dimensional convolutions: VGG-16 takes 0.6 of the time, no family tried clearly more."""
     images = any(isinstance(leaf, Tensor) and leaf.dim() == 4 for leaf in tree_leaves(batch))
-    return images and device_of(model).type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    return (
+        images and device_of(model).type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    )
 
 
 def _in_channels_last(model: nn.Module) -> nn.Module:

@@ -100,16 +100,20 @@ def capture(model: nn.Module, example: Batch, *, training: bool = False) -> Grap
         raise InputRejectedError(
             f"the {type(model).__name__} cannot be captured by torch.export",
             why=_first_line(error),
-            remedy="check that the example input is what the model takes, and that its forward does not depend on tensor values",
+            remedy="check that the example is what the model takes, and that forward does not branch on tensor values",
         ) from error
     return _graph_of(copy, program)
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputRejectedError("a scripted module has no Python modules to edit", remedy="pass the model before torch.jit")
+        raise InputRejectedError(
+            "a scripted module has no Python modules to edit", remedy="pass the model before torch.jit"
+        )
     for attribute, wrapper in (("_orig_mod", "torch.compile"), ("module", "DistributedDataParallel")):
-        if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel") and hasattr(model, attribute):
+        if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel") and hasattr(
+            model, attribute
+        ):
             raise InputRejectedError(f"the model is wrapped by {wrapper}", remedy=f"pass model.{attribute}")
 
 
@@ -144,7 +148,9 @@ def _tensor_named(model: nn.Module, program: torch.export.ExportedProgram, name:
         found = None
     if not isinstance(found, Tensor):
         found = program.state_dict.get(name, program.constants.get(name))
-    return found  # type: ignore[return-value]
+    if not isinstance(found, Tensor):
+        raise InputRejectedError("the captured graph reads what is no tensor", where=name, why=type(found).__name__)
+    return found
 
 
 def _owners(model: nn.Module, calls: tuple[fx.Node, ...]) -> dict[fx.Node, str]:

@@ -85,14 +85,18 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         UsageError: It exists and `overwrite` is False, its folder does not exist, or its name says no known format.
     """
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth")
+        raise UsageError(
+            f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth"
+        )
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
     if path.is_dir() or (path.exists() and not overwrite):
         raise UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
+def write(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None, *, overwrite: bool = False
+) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
@@ -106,11 +110,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] |
         ResourceError: The disk is full or the folder cannot be written to.
     """
     check_output(path, overwrite=overwrite)
-    _written_whole(path, _safetensors_writer(tensors, header) if path.suffix == ".safetensors" else _pickle_writer(tensors))
+    _written_whole(
+        path, _safetensors_writer(tensors, header) if path.suffix == ".safetensors" else _pickle_writer(tensors)
+    )
 
 
 def _kind_of(path: Path) -> str:
-    """ "safetensors" or "pickle", by a file's first bytes."""
+    """Tell "safetensors" from "pickle" by a file's first bytes."""
     if not path.is_file():
         why = "it is a folder" if path.is_dir() else "there is no such file"
         raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=why)
@@ -161,14 +167,20 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, 
             remedy="it may be damaged, or hold more than tensors, which is never loaded",
         ) from error
     notes: tuple[str, ...] = ()
-    wrapper = next((key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None)
+    wrapper = next(
+        (key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None
+    )
     if wrapper is not None:
         content, notes = content[wrapper], (f"took the tensors under '{wrapper}' of {path.name}",)
     if not isinstance(content, Mapping):
-        raise InputRejectedError("the checkpoint is no state_dict", where=str(path), why=f"it holds a {type(content).__name__}")
+        raise InputRejectedError(
+            "the checkpoint is no state_dict", where=str(path), why=f"it holds a {type(content).__name__}"
+        )
     if wrong := [key for key, value in content.items() if not isinstance(value, Tensor)]:
         raise InputRejectedError(
-            "the checkpoint is no state_dict", where=str(path), why=f"'{wrong[0]}' is a {type(content[wrong[0]]).__name__}"
+            "the checkpoint is no state_dict",
+            where=str(path),
+            why=f"'{wrong[0]}' is a {type(content[wrong[0]]).__name__}",
         )
     return {str(name): tensor for name, tensor in content.items()}, None, notes
 
@@ -182,7 +194,9 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
     low, high = torch.aminmax(tensor.detach() if tensor.itemsize > 1 else tensor.detach().float())
     if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise InputRejectedError(
-            f"the tensor '{name}' holds NaN or infinity", where=str(path), remedy="use an earlier checkpoint of the training"
+            f"the tensor '{name}' holds NaN or infinity",
+            where=str(path),
+            remedy="use an earlier checkpoint of the training",
         )
 
 
@@ -191,10 +205,10 @@ def _digest(path: Path) -> "Future[str]":
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    # In a thread: hashing releases the interpreter, and takes as long as everything else that is done with a large file.
-    with_thread = ThreadPoolExecutor(1)
-    future = with_thread.submit(digest)
-    with_thread.shutdown(wait=False)
+    # In a thread: hashing releases the interpreter, and takes as long as all else that is done with a large file.
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(digest)
+    executor.shutdown(wait=False)
     return future
 
 

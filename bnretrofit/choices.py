@@ -14,7 +14,7 @@ FAMILIES = ("conv", "dense")
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> str:
-    """ "did you mean" for a name that is not known: the nearest known ones, or nothing."""
+    """Ask whether a nearby name was meant; nothing if none is near."""
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.4)
     return f"did you mean {', '.join(close)}?" if close else ""
 
@@ -36,17 +36,14 @@ class Choices:
         Raises:
             UsageError: A family or placement that does not exist; an empty list of patterns.
         """
-        layers, include, exclude = (
-            (value,) if isinstance(value, str) else value if value is None else tuple(value)
-            for value in (layers, include, exclude)
-        )
-        if unknown := [family for family in layers or () if family not in FAMILIES]:
+        families = (layers,) if isinstance(layers, str) else tuple(layers)
+        if unknown := [family for family in families if family not in FAMILIES]:
             raise UsageError(f"unknown layer family '{unknown[0]}'", remedy=f"choose from {', '.join(FAMILIES)}")
-        if not layers:
+        if not families:
             raise UsageError("no layer family is chosen", remedy=f"choose from {', '.join(FAMILIES)}")
         if placement != "pre":
             raise UsageError(f"placement '{placement}' is not available", remedy="use placement 'pre'")
-        return cls(include or None, exclude or (), layers)
+        return cls(_patterns(include) or None, _patterns(exclude), families)
 
     def check_patterns(self, names: list[str]) -> None:
         """Refuse a pattern that matches no layer.
@@ -73,3 +70,7 @@ class Choices:
             return "no --include pattern matches it"
         pattern = next((pattern for pattern in self.exclude if fnmatchcase(name, pattern)), None)
         return None if pattern is None else f"it is excluded by the pattern '{pattern}'"
+
+
+def _patterns(given: Sequence[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())

@@ -1,4 +1,4 @@
-"""Report: what verification found, as data, text and JSON; and the tolerances, in the one place where they are named."""
+"""Report: what verification found, as data, text and JSON; and the tolerances, all named here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -99,11 +99,12 @@ class Report:
         verdict = "PASSED" if self.passed else "FAILED"
         level = "proved equal for every finite input" if self.proved else "not proved"
         bits = "bit-identical" if self.bit_identical else "not bit-identical"
+        error = f"max {self.max_abs_error:.3g}, mean {self.mean_abs_error:.3g}, relative {self.max_rel_error:.3g}"
+        allowed = f"rtol {self.rtol:g}, atol {self.atol:g}; the smallest rtol that passes is {self.required_rtol:.3g}"
         lines = [
             f"{verdict}: {level}; {bits} on {self.samples} samples and {self.random_samples} random ones",
-            f"  error       max {self.max_abs_error:.3g}, mean {self.mean_abs_error:.3g}, 99 % of samples below "
-            f"{self.p99_abs_error:.3g}; relative {self.max_rel_error:.3g}",
-            f"  tolerance   rtol {self.rtol:g}, atol {self.atol:g}; the smallest rtol that passes is {self.required_rtol:.3g}",
+            f"  error       {error}; 99 % of samples below {self.p99_abs_error:.3g}",
+            f"  tolerance   {allowed}",
         ]
         if self.top1_agreement is not None:
             lines.append(f"  top-1       {100 * self.top1_agreement:.2f} % of the samples agree")

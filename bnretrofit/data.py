@@ -1,5 +1,6 @@
 """A folder of images -> batches. timm does the transforms."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,7 +82,11 @@ def find_images(folder: Path, max_bad_images: int = 0) -> ImageFiles:
     paths = tuple(path for path in visible if path.suffix.lower() in SUFFIXES)
     others = tuple(path for path in visible if path.suffix.lower() not in SUFFIXES)
     if not paths:
-        why = "it is empty" if not visible else f"its {len(others)} files are no images by their names ({others[0].name} …)"
+        why = (
+            "it is empty"
+            if not visible
+            else f"its {len(others)} files are no images by their names ({others[0].name} …)"
+        )
         raise InputRejectedError("the folder holds no image", where=str(folder), why=why)
     if len(others) > max_bad_images:
         raise InputRejectedError(
@@ -120,7 +125,7 @@ class ImageBatches:
     bad: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return -(-len(self.files.paths) // self.batch_size)
+        return math.ceil(len(self.files.paths) / self.batch_size)
 
     @property
     def labels(self) -> list[int]:
@@ -192,7 +197,9 @@ def _transform(preprocessing: Preprocessing) -> Any:
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     channels, height, width = preprocessing.input_size
-    mean, std = (tuple(values) * (channels if len(values) == 1 else 1) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        tuple(values) * (channels if len(values) == 1 else 1) for values in (preprocessing.mean, preprocessing.std)
+    )
     if height is None or width is None:
         return Compose([ToTensor(), Normalize(mean, std)])
     return create_transform(

@@ -15,7 +15,9 @@ class RetrofitError(Exception):
 
     exit_code = 4
 
-    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str | None = None, why: str | None = None, remedy: str | None = None
+    ) -> None:
         self.what = what
         self.where = where
         self.why = why

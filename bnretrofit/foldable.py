@@ -1,20 +1,18 @@
 """graph -> FoldPlan: which norms can be absorbed into the layer before them, and the sentence for each that cannot."""
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bnretrofit.affine import affine_of
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.identity import identity_channels
-from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, is_fixed_norm, kind_of
+from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, Normed, is_batch_norm, is_fixed_norm, kind_of
 from bnretrofit.sites import Fold, FoldPlan, Leave
 from bnretrofit.surgery import inserted_norms, norm_after
 
 __all__ = ["find_folds"]
 
-OWN_NORM_STAYS = (
-    "it is the network's own, and fold takes out what was inserted; fold the result once more to fold the network's own too"
-)
+OWN_NORM_STAYS = "it is the network's own, and fold takes out what was inserted; fold the result to fold the others too"
 
 
 def find_folds(graph: Graph, model: nn.Module) -> FoldPlan:
@@ -30,7 +28,7 @@ def find_folds(graph: Graph, model: nn.Module) -> FoldPlan:
     inserted = inserted_norms(model)
     folds, leaves = [], []
     for name, norm in model.named_modules():
-        if not _is_norm(norm):
+        if not is_batch_norm(norm):
             continue
         reason = OWN_NORM_STAYS if inserted is not None and name not in inserted else _obstacle(graph, name, norm)
         if reason is None:
@@ -40,25 +38,20 @@ def find_folds(graph: Graph, model: nn.Module) -> FoldPlan:
     return FoldPlan(tuple(folds), tuple(leaves))
 
 
-def _is_norm(module: nn.Module) -> bool:
-    # FrozenBatchNorm2d and its like are no subclasses: they are named, and stay.
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__
-
-
 def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
     """Why a norm cannot be folded; None if it can."""
     if not is_fixed_norm(norm):
         return f"its class {type(norm).__name__} may do more than normalise"
     if norm.training:
         return "it is in training mode, where it normalises by each batch's own statistics; call model.eval() first"
-    if norm.running_mean is None or norm.running_var is None:
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it keeps no running statistics, so it has no fixed scale"
-    if _has_hooks(norm):
+    if _has_hooks(norm) or any(_has_hooks(holder) for holder in _holders(graph.model, name)):
         return "it has hooks, which would be lost"
     affine = affine_of(norm)
     if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
         return "its scale or shift is not finite"
-    calls = [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
+    calls = _calls(graph, name)
     if not calls:
         return "the model never runs it in eval mode"
     sources = [_source(graph, norm, node) for node in calls]
@@ -69,6 +62,10 @@ def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
     if len(layers) > 1:
         return f"it follows several layers: {', '.join(sorted(layers))}"
     return _layer_obstacle(graph, name, next(iter(layers)))
+
+
+def _calls(graph: Graph, name: str) -> list[fx.Node]:
+    return [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
 
 
 def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
@@ -83,7 +80,7 @@ def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
         before = graph.owners[source]
         place = f"{type(graph.owner(source)).__name__} '{before}'" if before else "the model's own forward"
         return f"what comes before it is {op_of(source)} in {place}, not a conv or dense layer"
-    if norm_after(graph, source) is not node:
+    if norm_after(source) is not node:
         return f"the output of '{graph.owners[source]}' is also read elsewhere, without the norm"
     kind = kind_of(graph.owner(source))
     if kind is None:
@@ -94,52 +91,66 @@ def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
 
 
 def _layer_obstacle(graph: Graph, name: str, layer_name: str) -> str | None:
+    """Why a layer cannot take the norm of that name into its weights; None if it can."""
     layer = graph.model.get_submodule(layer_name)
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     if weight is None:
         return f"the weight of '{layer_name}' is re-parametrised, so no scale can be absorbed into it"
     if _has_hooks(layer):
         return f"'{layer_name}' has hooks, which would see another output"
-    for tensor in (weight, bias):
-        for use in graph.uses(tensor) if tensor is not None else ():
-            if graph.owners[use] != layer_name or op_of(use) not in LAYER_OPS:
-                return f"a tensor of '{layer_name}' is also used by '{graph.owners[use]}' ({op_of(use)})"
-            after = norm_after(graph, use)
-            if after is None or graph.owners[after] != name:
-                return f"'{layer_name}' is called more than once, and not always with this norm after it"
-    for other_name, other in graph.model.named_modules():
-        shares = other is not layer and any(
-            value is tensor for value in other._parameters.values() for tensor in (weight, bias) if tensor is not None
-        )
-        if shares:
-            return f"a tensor of '{layer_name}' is tied to '{other_name}'"
-    calls = [node for node in graph.nodes if graph.owners[node] == layer_name and op_of(node) in LAYER_OPS]
-    for call in calls:
-        use = graph.tensor(call.args[1])
-        if use is None or use.tensor is not weight:
-            return f"the weight of '{layer_name}' is changed before it is used (standardised or masked)"
+    for call in (node for node in graph.nodes if graph.owners[node] == layer_name and op_of(node) in LAYER_OPS):
+        after = norm_after(call)
+        if after is None or graph.owners[after] != name:
+            return f"'{layer_name}' is called more than once, and not always with this norm after it"
+        uses = graph.tensor(call.args[1]), graph.tensor(call.args[2] if len(call.args) > 2 else None)
+        read = [None if use is None else use.tensor for use in uses]
+        if read[0] is not weight or read[1] is not bias:
+            return f"a tensor of '{layer_name}' is changed before it is used (standardised or masked)"
+    return next((reason for tensor in (weight, bias) if (reason := _tied(graph, layer, layer_name, tensor))), None)
+
+
+def _tied(graph: Graph, layer: nn.Module, layer_name: str, tensor: Tensor | None) -> str | None:
+    """Who else uses a layer's tensor, as a sentence; None if nobody does."""
+    if tensor is None:
+        return None
+    for use in graph.uses(tensor):
+        if graph.owners[use] != layer_name or op_of(use) not in LAYER_OPS:
+            return f"a tensor of '{layer_name}' is also used by '{graph.owners[use]}' ({op_of(use)})"
+    for name, other in graph.model.named_modules():
+        if other is not layer and any(value is tensor for value in other._parameters.values()):
+            return f"a tensor of '{layer_name}' is tied to '{name}'"
     return None
 
 
+def _holders(model: nn.Module, name: str) -> list[nn.Module]:
+    """The Normed that holds a norm, if one does."""
+    holder = model.get_submodule(name.rpartition(".")[0])
+    return [holder] if isinstance(holder, Normed) else []
+
+
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+    # torch has no public way to ask.
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
 
 
 def _fold(graph: Graph, name: str, norm: nn.Module) -> Fold:
-    call = next(node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm."))
+    call = next(
+        node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")
+    )
     source = _source(graph, norm, call)
-    layer_name = graph.owners[source] if isinstance(source, fx.Node) else ""
-    layer = graph.model.get_submodule(layer_name)
+    if isinstance(source, str):
+        raise TypeError(source)
+    layer = graph.owner(source)
     kind = kind_of(layer)
     unchanged = identity_channels(norm)
     affine = affine_of(norm)
-    shift = affine.where(unchanged).shift
     return Fold(
         norm=name,
-        layer=layer_name,
-        kind=kind.name if kind is not None else type(layer).__name__,
+        layer=graph.owners[source],
+        kind=type(layer).__name__ if kind is None else kind.name,
         channels=len(unchanged),
         unchanged=int(unchanged.sum()),
         scale_max=float(affine.scale.abs().max()),
-        new_bias=layer._parameters.get("bias") is None and bool(shift.count_nonzero()),
+        new_bias=layer._parameters.get("bias") is None and bool(affine.where(unchanged).shift.count_nonzero()),
     )

@@ -1,13 +1,13 @@
 """model -> the model without norms, computing the same function.
 
-Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm in its weights. A norm that `insert` put in
-is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
+Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm in its weights. A norm that `insert`
+put in is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
 """
 
 from torch import nn
 
 from bnretrofit.affine import absorb_backward, affine_of
-from bnretrofit.batches import Batch
+from bnretrofit.batches import Batch, dtype_of
 from bnretrofit.capture import capture
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, replace_module, share_copy
@@ -23,9 +23,9 @@ from bnretrofit.twins import align, carry
 __all__ = ["SCALE_LIMIT", "fold", "fold_sharing", "make_fold_plan"]
 
 SCALE_LIMIT = 1000.0
-"""Largest |weight| / sqrt(running_var + eps) that folds without force. With the usual eps of 1e-5 a channel reaches it only
-with a variance near zero and |weight| above 3: a running_var that lags behind the weights (scales of 2098 came with an
-accuracy of zero), not a trained network. An inserted norm starts at 1."""
+"""Largest |weight| / sqrt(running_var + eps) that folds without force. With the usual eps of 1e-5 a channel reaches it
+only with a variance near zero and |weight| above 3: a running_var that lags behind the weights (scales of 2098 came
+with an accuracy of zero), not a trained network. An inserted norm starts at 1."""
 
 
 def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
@@ -98,11 +98,12 @@ def fold_sharing(
             layer, (_, norm) = next(iter(alignment.norms.items()))
             raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
         state = copy.state_dict()
-        result = carry(like, {name: state[source] for name, source in alignment.tensors.items()}, model.training)
+        result = carry(
+            like, {name: state[source] for name, source in alignment.tensors.items()}, training=model.training
+        )
     if check:
         same = compare_graphs(graph, capture(result, example))
-        dtype = next((tensor.dtype for tensor in model.parameters() if tensor.dtype.is_floating_point), None)
-        if not same.same_operators or not same.tensor_error <= tolerance_for(dtype).tensor:
+        if not same.same_operators or not same.tensor_error <= tolerance_for(dtype_of(model)).tensor:
             raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
     return result
 
@@ -121,9 +122,9 @@ def _refuse_explosions(plan: FoldPlan) -> None:
 def _folded(model: nn.Module, found: Fold) -> nn.Module:
     norm, layer = model.get_submodule(found.norm), model.get_submodule(found.layer)
     kind = kind_of(layer)
-    if kind is not None and found.unchanged < found.channels:
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    if kind is not None and weight is not None and found.unchanged < found.channels:
         affine = affine_of(norm).where(identity_channels(norm))
-        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
         groups = int(getattr(layer, "groups", 1))
         new_weight, new_bias = absorb_backward(weight, bias, affine, transposed=kind.transposed, groups=groups)
         layer._parameters["weight"] = nn.Parameter(new_weight, requires_grad=weight.requires_grad)

@@ -1,9 +1,9 @@
 """ChannelStats -> BatchNorm parameters that the running kernel treats as the identity, found by asking that kernel.
 
-In real arithmetic weight = sqrt(var + eps) and bias = mean make a BatchNorm with those statistics the identity. In floating
-point about one channel in four misses by an ulp. Torch's CPU kernel computes x * a + b with one a and b per channel, so
-feeding it ones (mean and bias zero) reads a, and feeding it zeros reads b. Moving running_var by single ulps of var + eps,
-and weight by single ulps, finds a == 1 and b == 0: then the output is the input for every finite x.
+In real arithmetic weight = sqrt(var + eps) and bias = mean make a BatchNorm with those statistics the identity. In
+floating point about one channel in four misses by an ulp. Torch's CPU kernel computes x * a + b with one a and b per
+channel, so feeding it ones (mean and bias zero) reads a, and feeding it zeros reads b. Moving running_var by single
+ulps of var + eps, and weight by single ulps, finds a == 1 and b == 0: then the output is the input for every finite x.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnretrofit.affine import fixed_norm
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.moments import ChannelStats
 
-__all__ = ["IdentityParameters", "effective", "identity_channels", "identity_parameters", "kernel_is_exact", "set_identity"]
+__all__ = [
+    "IdentityParameters",
+    "effective",
+    "identity_channels",
+    "identity_parameters",
+    "kernel_is_exact",
+    "set_identity",
+]
 
 SEARCH_STEPS = 64
 """Ulps of var + eps tried on either side. 100,000 channels with variances from 0 to 100 needed at most 13."""
@@ -45,7 +53,13 @@ class IdentityParameters:
 
 
 def identity_parameters(
-    mean: Tensor, var: Tensor, eps: float, *, dtype: torch.dtype, device: torch.device, kernel: Kernel = batch_norm_kernel
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernel: Kernel = batch_norm_kernel,
 ) -> IdentityParameters:
     """Find statistics, weight and bias with which the kernel returns its input.
 
@@ -58,7 +72,7 @@ def identity_parameters(
         kernel: The kernel to ask.
 
     Returns:
-        The parameters nearest to the statistics; where a channel has no exact solution, the best one of real arithmetic.
+        The parameters nearest to the statistics; where a channel has no exact solution, real arithmetic's.
 
     Raises:
         InputRejectedError: A statistic is not finite in `dtype`.
@@ -92,18 +106,22 @@ def set_identity(norm: nn.Module, stats: ChannelStats) -> Tensor:
 
     Returns:
         (C,), bool: the channels on which it is the kernel's exact identity.
+
+    Raises:
+        InputRejectedError: A statistic is not finite in the norm's dtype.
     """
+    held = fixed_norm(norm)
     found = identity_parameters(
-        stats.mean, stats.unbiased_var, float(norm.eps), dtype=norm.running_var.dtype, device=norm.running_var.device
+        stats.mean, stats.unbiased_var, held.eps, dtype=held.mean.dtype, device=held.mean.device
     )
-    with torch.no_grad():
-        for tensor, value in (
-            (norm.running_mean, found.mean),
-            (norm.running_var, found.var),
-            (norm.weight, found.weight),
-            (norm.bias, found.bias),
-        ):
-            tensor.copy_(value)
+    # The tensors are views of the norm's own, so this sets them.
+    for tensor, value in (
+        (held.mean, found.mean),
+        (held.var, found.var),
+        (held.weight, found.weight),
+        (held.bias, found.bias),
+    ):
+        tensor.copy_(value)
     return found.exact & kernel_is_exact(norm)
 
 
@@ -116,12 +134,10 @@ def effective(norm: nn.Module) -> tuple[Tensor, Tensor]:
     Returns:
         Factor a and summand b, each (C,), in the dtype of the statistics.
     """
-    mean, var = norm.running_mean.detach(), norm.running_var.detach()
-    weight = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
-    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
-    zeros = torch.zeros(1, len(mean), dtype=mean.dtype, device=mean.device)
-    eps = float(norm.eps)
-    return _factor(batch_norm_kernel, var, weight, eps), batch_norm_kernel(zeros, mean, var, weight, bias, eps)[0]
+    held = fixed_norm(norm)
+    zeros = torch.zeros(1, len(held.mean), dtype=held.mean.dtype, device=held.mean.device)
+    summand = batch_norm_kernel(zeros, held.mean, held.var, held.weight, held.bias, held.eps)[0]
+    return _factor(batch_norm_kernel, held.var, held.weight, held.eps), summand
 
 
 def identity_channels(norm: nn.Module) -> Tensor:
@@ -135,12 +151,12 @@ def kernel_is_exact(norm: nn.Module) -> bool:
 
     A kernel that computes (x - mean) * s + bias loses the low bits of a small x beside a large mean, and shows it here.
     """
-    like = norm.running_mean
-    x = torch.tensor([1e-3, -7e-5, 0.3, 5.0], dtype=like.dtype, device=like.device)[:, None]
-    var = torch.full((1,), 3.0, dtype=like.dtype, device=like.device)
-    offset = torch.full_like(var, 4097.0)
-    found = identity_parameters(offset.double(), var.double(), float(norm.eps), dtype=like.dtype, device=like.device)
-    return bool(torch.equal(batch_norm_kernel(x, found.mean, found.var, found.weight, found.bias, float(norm.eps)), x))
+    held = fixed_norm(norm)
+    dtype, device = held.mean.dtype, held.mean.device
+    x = torch.tensor([1e-3, -7e-5, 0.3, 5.0], dtype=dtype, device=device)[:, None]
+    offset, var = (torch.full((1,), value, dtype=torch.float64) for value in (4097.0, 3.0))
+    found = identity_parameters(offset, var, held.eps, dtype=dtype, device=device)
+    return bool(torch.equal(batch_norm_kernel(x, found.mean, found.var, found.weight, found.bias, held.eps), x))
 
 
 def _factor(kernel: Kernel, var: Tensor, weight: Tensor, eps: float) -> Tensor:

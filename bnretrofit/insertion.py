@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bnretrofit.affine import fixed_norm
 from bnretrofit.batches import device_of, example_from
 from bnretrofit.capture import capture
 from bnretrofit.copies import independent_copy, share_copy
@@ -25,8 +26,8 @@ INITS = ("identity", "standardize")
 def insert(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity") -> nn.Module:
     """Put a BatchNorm after every site of the plan.
 
-    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`. With a plan made `like` a
-    twin, the result is a model of the twin's class.
+    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`. With a plan made `like`
+    a twin, the result is a model of the twin's class.
 
     Args:
         model: The network the plan was made for; it is left as it is, and shares no tensor with the result.
@@ -44,7 +45,9 @@ def insert(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, i
     return independent_copy(insert_sharing(model, plan, stats, init=init))
 
 
-def insert_sharing(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity") -> nn.Module:
+def insert_sharing(
+    model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity"
+) -> nn.Module:
     """`insert`, with a result that shares the tensors of its argument: for callers that have no more use for it."""
     if init not in INITS:
         raise UsageError(f"unknown init '{init}'", remedy=f"choose from {', '.join(INITS)}")
@@ -67,7 +70,9 @@ def _check_site(model: nn.Module, site: Site, stats: Mapping[str, ChannelStats])
             remedy="make the plan from this model",
         )
     if site.name not in stats:
-        raise InputRejectedError("there are no statistics for the site", where=site.name, remedy="calibrate with the same plan")
+        raise InputRejectedError(
+            "there are no statistics for the site", where=site.name, remedy="calibrate with the same plan"
+        )
     found = stats[site.name]
     if found.mean.shape != (site.channels,) or found.var.shape != (site.channels,):
         raise InputRejectedError(f"the statistics are not those of {site.channels} channels", where=site.name)
@@ -79,9 +84,9 @@ def _check_site(model: nn.Module, site: Site, stats: Mapping[str, ChannelStats])
 
 def _set(norm: nn.Module, stats: ChannelStats, init: str, where: str) -> None:
     if init == "standardize":
-        with torch.no_grad():
-            norm.running_mean.copy_(stats.mean)
-            norm.running_var.copy_(stats.unbiased_var)
+        held = fixed_norm(norm)
+        held.mean.copy_(stats.mean)
+        held.var.copy_(stats.unbiased_var)
         return
     try:
         set_identity(norm, stats)
@@ -113,18 +118,22 @@ def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], 
     state: dict[str, Tensor] = {name: ours[source].detach() for name, source in plan.tensors.items()}
     for site in plan.sites:
         # A norm of the twin's own class and eps, with real tensors even where the twin is on the meta device.
-        norm = type(plan.like.get_submodule(site.norm_name))(site.channels, eps=plan.like.get_submodule(site.norm_name).eps)
+        norm = type(plan.like.get_submodule(site.norm_name))(
+            site.channels, eps=plan.like.get_submodule(site.norm_name).eps
+        )
         norm = norm.to(device=device, dtype=_norm_dtype(model, site))
         _set(norm, stats[site.name], init, site.name)
         state |= {f"{site.norm_name}.{leaf}": value.detach() for leaf, value in norm.state_dict().items()}
         state.setdefault(f"{site.norm_name}.{COUNTER}", torch.zeros((), dtype=torch.long, device=device))
-    result = carry(plan.like, state, model.training)
+    result = carry(plan.like, state, training=model.training)
     if init == "identity":
         example = example_from(plan.inputs, device)
         same = compare_graphs(capture(model, example), capture(result, example))
         if not same.same_operators:
             raise VerificationError(
-                f"the {plan.twin} does not compute what the {type(model).__name__} computes", where=same.layer, why=same.difference
+                f"the {plan.twin} does not compute what the {type(model).__name__} computes",
+                where=same.layer,
+                why=same.difference,
             )
     return result
 

@@ -12,6 +12,7 @@ __all__ = [
     "ChannelsLastBatchNorm1d",
     "LayerKind",
     "Normed",
+    "is_batch_norm",
     "is_fixed_norm",
     "kind_of",
     "norm_for",
@@ -22,7 +23,7 @@ __all__ = [
 class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
     """BatchNorm1d over the last dimension: for dense outputs (N, *S, C), where nn.BatchNorm1d would normalise S."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Module's own name for it
         """Normalise (N, *S, C) per channel C."""
         return super().forward(input.flatten(0, -2)).view(input.shape)
 
@@ -91,7 +92,9 @@ def _convolution(dim: int, cls: type[nn.Module]) -> LayerKind:
 
 
 def _transposed(dim: int, cls: type[nn.Module], overload: str) -> LayerKind:
-    return LayerKind(f"ConvTranspose{dim}d", cls, "conv", (f"aten.conv_transpose{dim}d.{overload}",), dim, transposed=True)
+    return LayerKind(
+        f"ConvTranspose{dim}d", cls, "conv", (f"aten.conv_transpose{dim}d.{overload}",), dim, transposed=True
+    )
 
 
 KINDS = (
@@ -126,7 +129,7 @@ def norm_name_for(kind: LayerKind, channel_dim: int) -> str:
     return f"BatchNorm{kind.spatial or 1}d"
 
 
-def norm_for(name: str, channels: int, layer: nn.Module) -> nn.modules.batchnorm._BatchNorm:
+def norm_for(name: str, channels: int, layer: nn.Module) -> nn.Module:
     """A new norm of that name on the layer's device, in float64 for float64 layers and in float32 for all others.
 
     Half-precision layers get float32 parameters and statistics, as torch's mixed-precision kernels expect.
@@ -135,7 +138,12 @@ def norm_for(name: str, channels: int, layer: nn.Module) -> nn.modules.batchnorm
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     norm = _NORMS[name](channels, device=weight.device, dtype=dtype)
     norm.train(layer.training)
-    return norm  # type: ignore[return-value]
+    return norm
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm of any make; FrozenBatchNorm2d and its like are no subclasses, only so called."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__  # noqa: SLF001
 
 
 def is_fixed_norm(module: nn.Module) -> bool:

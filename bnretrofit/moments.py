@@ -48,8 +48,8 @@ class Moments:
     def __init__(self, channels: int) -> None:
         self.count = 0
         zero = torch.zeros(channels, dtype=torch.float64)
-        self._total = (zero, zero)
-        self._squares = (zero, zero)
+        self.total = (zero, zero)
+        self.squares = (zero, zero)
 
     def add_samples(self, count: int, mean: Tensor, var: Tensor) -> None:
         """Add samples, each given by its own moments.
@@ -64,24 +64,24 @@ class Moments:
         # n var + n mean^2, with the low half of the square carried along.
         terms = pairs.add(pairs.two_product(weight, var), pairs.two_product(weight, square[0]))
         terms = pairs.add(terms, pairs.two_product(weight, square[1]))
-        self._total = pairs.add(self._total, pairs.total(pairs.two_product(weight, mean)))
-        self._squares = pairs.add(self._squares, pairs.total(terms))
+        self.total = pairs.add(self.total, pairs.total(pairs.two_product(weight, mean)))
+        self.squares = pairs.add(self.squares, pairs.total(terms))
         self.count += count * mean.shape[0]
 
     def merge(self, other: "Moments") -> None:
         """Add what `other` has gathered, from another part of the samples."""
         self.count += other.count
-        self._total = pairs.add(self._total, other._total)
-        self._squares = pairs.add(self._squares, other._squares)
+        self.total = pairs.add(self.total, other.total)
+        self.squares = pairs.add(self.squares, other.squares)
 
     def stats(self) -> ChannelStats:
         """The statistics of all samples added so far."""
-        count = torch.full_like(self._total[0], float(max(self.count, 1)))
-        mean = self._total[0] / count
+        count = torch.full_like(self.total[0], float(max(self.count, 1)))
+        mean = self.total[0] / count
         # The mean in twice the precision: its quotient, and the quotient of what the first one left over.
-        rest = pairs.add(self._total, pairs.negated(pairs.two_product(mean, count)))
+        rest = pairs.add(self.total, pairs.negated(pairs.two_product(mean, count)))
         mean_pair = pairs.two_sum(mean, (rest[0] + rest[1]) / count)
-        deviations = pairs.add(self._squares, pairs.negated(pairs.product(self._total, mean_pair)))
+        deviations = pairs.add(self.squares, pairs.negated(pairs.product(self.total, mean_pair)))
         var = ((deviations[0] + deviations[1]) / count).clamp_min(0.0)
         return ChannelStats(self.count, mean_pair[0].clone(), var)
 
@@ -144,6 +144,6 @@ def _block_moments(block: Tensor) -> tuple[Tensor, Tensor]:
 def _joined(moments: list[tuple[int, Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
     # Chan, Golub and LeVeque 1983: the spread within the blocks plus the spread of their means.
     weights = torch.tensor([part[0] / count for part in moments], dtype=torch.float64, device=moments[0][1].device)
-    means, variances = (torch.stack([part[index] for part in moments]) for index in (1, 2))
+    means, variances = torch.stack([part[1] for part in moments]), torch.stack([part[2] for part in moments])
     mean = (weights[:, None] * means).sum(0)
     return mean, (weights[:, None] * (variances + (means - mean).square())).sum(0)

@@ -14,7 +14,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def two_sum(a: Tensor, b: Tensor) -> Pair:
-    """a + b, exactly."""
+    """The sum a + b, exactly."""
     result = a + b
     part = result - a
     return result, (a - (result - part)) + (b - part)
@@ -27,7 +27,7 @@ def _split(a: Tensor) -> Pair:
 
 
 def two_product(a: Tensor, b: Tensor) -> Pair:
-    """a * b, exactly (without overflow)."""
+    """The product a * b, exactly unless it overflows."""
     result = a * b
     (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
     return result, ((a_high * b_high - result) + a_high * b_low + a_low * b_high) + a_low * b_low

@@ -77,7 +77,7 @@ def _decisions(graph: Graph) -> dict[str, Site | Skip]:
 
 def _decision(graph: Graph, name: str, kind: LayerKind, calls: list[fx.Node]) -> Site | Skip:
     layer = graph.model.get_submodule(name)
-    reason = _obstacle(graph, name, kind, calls)
+    reason = _obstacle(graph, name, calls)
     if reason is not None:
         return Skip(name, kind.name, reason)
     dims = {kind.channel_dim(node.meta["val"].dim()) for node in calls}
@@ -97,7 +97,7 @@ def _decision(graph: Graph, name: str, kind: LayerKind, calls: list[fx.Node]) ->
     )
 
 
-def _obstacle(graph: Graph, name: str, kind: LayerKind, calls: list[fx.Node]) -> str | None:
+def _obstacle(graph: Graph, name: str, calls: list[fx.Node]) -> str | None:
     """Why nothing can go in after a layer; None if something can."""
     layer = graph.model.get_submodule(name)
     weight = layer._parameters.get("weight")
@@ -115,12 +115,14 @@ def _obstacle(graph: Graph, name: str, kind: LayerKind, calls: list[fx.Node]) ->
     for node in calls:
         use = graph.tensor(node.args[1])
         if use is None or use.tensor is not weight:
-            return "its weight is changed before it is used (standardised or masked), so no scale can be absorbed into it"
+            return (
+                "its weight is changed before it is used (standardised or masked), so no scale can be absorbed into it"
+            )
     if len({node.meta["val"].dim() for node in calls}) > 1:
         return "it is called on inputs of different ranks, which no single BatchNorm takes"
     parent = graph.model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.TransformerEncoderLayer) and type(parent).forward is nn.TransformerEncoderLayer.forward:
-        return "nn.TransformerEncoderLayer goes around what is inserted: its fast path reads the weight and calls no module"
+        return "nn.TransformerEncoderLayer goes around what is inserted: its fast path calls no module"
     norms = [following_norm(graph, node) for node in calls]
     if all(norms):
         return f"{norms[0]} already normalises its output"
@@ -135,7 +137,9 @@ def _functional(graph: Graph, owner: str, nodes: list[fx.Node], known: dict[str,
         if use is not None and use.name.rpartition(".")[0] not in known:
             place = f"{type(graph.owner(node)).__name__} '{owner}'" if owner else "the model's own forward"
             found[use.name] = Skip(
-                use.name, "functional", f"{place} applies this parameter by {op_of(node)}; no layer's output to normalise"
+                use.name,
+                "functional",
+                f"{place} applies this parameter by {op_of(node)}; no layer's output to normalise",
             )
     return found
 

@@ -39,9 +39,11 @@ class Preprocessing:
             InputRejectedError: The document is of another form.
         """
         try:
-            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+            }
             return cls(**fields)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, ValueError) as error:
             raise InputRejectedError("the stored preprocessing is damaged", why=str(error)) from error
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +85,9 @@ class Preprocessing:
 
     def __str__(self) -> str:
         channels, height, width = self.input_size
-        size = "stored size" if height is None else f"{height} x {width} px, crop {self.crop_pct:g}, {self.interpolation}"
+        size = (
+            "stored size" if height is None else f"{height} x {width} px, crop {self.crop_pct:g}, {self.interpolation}"
+        )
         colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
         return f"{colour} / 255, {size}, mean {_values(self.mean)}, std {_values(self.std)}"
 

@@ -1,10 +1,12 @@
 """Two captured graphs -> are they the same function, operator by operator and tensor by tensor?
 
-Given: two graphs. Result: the same list of operators, wired alike, with the same arguments and the same tensors, once the
-norms that are the running kernel's exact identity are dropped: then the functions are equal for every finite input. Where
-norms are not the identity, they are absorbed in float64 into the layers before them, and the effective weights compared.
+Given: two graphs. Result: the same list of operators, wired alike, with the same arguments and the same tensors, once
+the norms that are the running kernel's exact identity are dropped: then the functions are equal for every finite input.
+Where norms are not the identity, they are absorbed in float64 into the layers before them, and the effective weights
+compared.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,13 @@ from bnretrofit.surgery import norm_after
 
 __all__ = ["GraphComparison", "compare_graphs", "prove"]
 
-_SILENT_OPS = ("aten.dropout.", "aten.dropout_.", "aten.feature_dropout.", "aten.alpha_dropout.", "aten.feature_alpha_dropout.")
+_SILENT_OPS = (
+    "aten.dropout.",
+    "aten.dropout_.",
+    "aten.feature_dropout.",
+    "aten.alpha_dropout.",
+    "aten.feature_alpha_dropout.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,9 @@ class _Step:
 
 def prove(a: Graph, b: Graph) -> GraphComparison:
     """Compare with identity norms dropped: agreement proves equality for all finite inputs on this device and dtype."""
-    return _compare(_steps(a, _identity_norms(a), absorb=False), _steps(b, _identity_norms(b), absorb=False), exact=True)
+    return _compare(
+        _steps(a, _identity_norms(a), absorb=False), _steps(b, _identity_norms(b), absorb=False), exact=True
+    )
 
 
 def compare_graphs(a: Graph, b: Graph) -> GraphComparison:
@@ -72,7 +82,7 @@ def compare_graphs(a: Graph, b: Graph) -> GraphComparison:
 def _layer_norms(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Each layer call with the batch_norm in eval mode that alone reads it, along the same channels."""
     for call in graph.nodes:
-        if op_of(call) not in LAYER_OPS or (norm := norm_after(graph, call)) is None:
+        if op_of(call) not in LAYER_OPS or (norm := norm_after(call)) is None:
             continue
         owner, kind = graph.owner(norm), kind_of(graph.owner(call))
         if norm.args[5] or norm.args[3] is None or kind is None or not hasattr(owner, "running_mean"):
@@ -109,15 +119,24 @@ def _steps(graph: Graph, dropped: dict[fx.Node, fx.Node], *, absorb: bool) -> li
     for node in (*graph.nodes, graph.output):
         if node.op == "call_function":
             if _is_silent(graph, node, dropped, owners_dropped):
-                first = node.args[0]
-                alias[node] = alias.get(first, first)  # type: ignore[arg-type]
+                first = node.all_input_nodes[0]
+                alias[node] = alias.get(first, first)
                 continue
             index[node] = ("step", len(steps))
         arguments, layout = tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
-        step_arguments = [_argument(graph, alias.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf, index) for leaf in arguments]
+        step_arguments = [
+            _argument(graph, alias.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf, index) for leaf in arguments
+        ]
         if absorb and op_of(node) in LAYER_OPS:
             step_arguments, layout = _effective_arguments(graph, node, absorbed.get(node), step_arguments, layout)
-        steps.append(_Step(op_of(node) if node.op == "call_function" else "output", graph.owners.get(node, ""), step_arguments, layout))
+        steps.append(
+            _Step(
+                op_of(node) if node.op == "call_function" else "output",
+                graph.owners.get(node, ""),
+                step_arguments,
+                layout,
+            )
+        )
     return steps
 
 
@@ -135,7 +154,7 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
         return leaf
     use = graph.tensor(leaf)
     if use is not None:
-        return _Leaf(use.name, lambda: use.tensor.detach())
+        return _Leaf(use.name, use.tensor.detach)
     return index.get(leaf, ("unknown", leaf.name))
 
 
@@ -161,7 +180,7 @@ def _effective_arguments(
 
     suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
     bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
-    weight_leaf = _Leaf(weight.name + suffix, (lambda: weight.tensor.detach()) if norm is None else lambda: absorbed()[0])
+    weight_leaf = _Leaf(weight.name + suffix, weight.tensor.detach if norm is None else lambda: absorbed()[0])
     bias_leaf = _Leaf(bias_name + suffix, lambda: absorbed()[1])
     others = [_constant(value) for value in (*call.args[3:], call.kwargs)]
     return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
@@ -208,9 +227,9 @@ def _compare_tensors(pairs: list[tuple[_Leaf, _Leaf, str]], *, exact: bool) -> G
     worst, worst_name, worst_layer = 0.0, "", ""
     for mine, other, owner in pairs:
         error = _tensor_error(mine.value(), other.value(), exact=exact)
-        if error > worst or error != error:
+        if not error <= worst:
             worst, worst_name, worst_layer = error, other.name, owner
-            if error != error or error == float("inf"):
+            if not math.isfinite(error):
                 break
     if worst == 0.0:
         return GraphComparison(same_operators=True, same_tensors=True)
@@ -224,7 +243,10 @@ def _compare_tensors(pairs: list[tuple[_Leaf, _Leaf, str]], *, exact: bool) -> G
 
 
 def _tensor_error(a: Tensor, b: Tensor, *, exact: bool) -> float:
-    """0.0 if equal; else the largest difference relative to the largest element; inf where shapes (or, if exact, dtypes) differ."""
+    """0.0 if equal, else the largest difference relative to the largest element.
+
+    Infinite where the shapes differ or, if exact, the dtypes; NaN where an element is not finite.
+    """
     if a.shape != b.shape or (exact and (a.dtype != b.dtype or a.device != b.device)):
         return float("inf")
     if a.dtype == b.dtype and torch.equal(a, b):

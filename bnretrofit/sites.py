@@ -1,4 +1,4 @@
-"""Decisions as data: where a norm goes in, where not and why; which norms fold away, which stay and why. To JSON and back."""
+"""Decisions as data, to JSON and back: where norms go in and where not, which fold away and which stay, and why."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -92,7 +92,8 @@ class Plan:
         try:
             if document["schema_version"] != PLAN_SCHEMA:
                 raise InputRejectedError(
-                    f"the plan has schema version {document['schema_version']}", remedy=f"this version reads {PLAN_SCHEMA}"
+                    f"the plan has schema version {document['schema_version']}",
+                    remedy=f"this version reads {PLAN_SCHEMA}",
                 )
             return cls(
                 sites=tuple(Site(**site) for site in document["sites"]),

@@ -19,8 +19,8 @@ PLAN_ATTRIBUTE = "bnretrofit_plan"
 def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.Module]) -> nn.Module:
     """Put each site's norm after its layer, in place.
 
-    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`, at every place where the
-    layer stands.
+    Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`, at every place where
+    the layer stands.
 
     Args:
         model: The model to edit.
@@ -86,10 +86,8 @@ def bypassed_sites(
     notes: list[str] = []
     for mode in ("eval", "training") if training else ("eval",):
         try:
-            if mode == "eval":
-                graph = capture(copy, example)
-            else:
-                graph = capture(copy, doubled(example), training=True)
+            batch = example if mode == "eval" else doubled(example)
+            graph = capture(copy, batch, training=mode == "training")
         except InputRejectedError as error:
             if mode == "eval":
                 raise
@@ -97,11 +95,13 @@ def bypassed_sites(
             continue
         for site in sites:
             if site.name not in bypassed and not _runs_through(graph, site):
-                bypassed[site.name] = f"the model goes around a norm after it in {mode} mode, as the graph after insertion shows"
+                bypassed[site.name] = (
+                    f"the model goes around a norm after it in {mode} mode, as the graph after insertion shows"
+                )
     return bypassed, notes
 
 
-def norm_after(graph: Graph, call: fx.Node) -> fx.Node | None:
+def norm_after(call: fx.Node) -> fx.Node | None:
     """The batch_norm that alone reads a call's output; None if something else reads it.
 
     A channels-last norm flattens its input first: that rearrangement counts as the norm's own.
@@ -127,7 +127,7 @@ def _runs_through(graph: Graph, site: Site) -> bool:
     if weight is None:
         return False
     for node in graph.uses(weight):
-        norm = norm_after(graph, node)
+        norm = norm_after(node)
         if norm is None or graph.owners[norm] != site.norm_name:
             return False
     return True

@@ -21,6 +21,8 @@ _READOUT_OPS = re.compile(
     r"aten\.(mean|avg_pool|adaptive_avg_pool|adaptive_max_pool|upsample|softmax|log_softmax|sigmoid|tanh|dropout|"
     r"feature_dropout|pixel_shuffle|pad|constant_pad)"
 )
+# With one tensor among their arguments, these only rescale by a constant.
+_RESCALING = re.compile(r"aten\.(add|sub|mul|div)\.")
 _NORM_CLASS = re.compile(r"(Norm|RMS)(Act)?(\dd)?$", re.IGNORECASE)
 
 
@@ -72,10 +74,8 @@ def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int) -> set[fx.
         if len(read) > 1:
             break
         name = op_of(node)
-        if not any_op and len(read) == 1 and not (_SHAPE_OPS.search(name) or _READOUT_OPS.search(name)):
-            # Arithmetic with a constant only rescales.
-            if not re.match(r"aten\.(add|sub|mul|div)\.", name):
-                return None
+        if not any_op and not (_SHAPE_OPS.search(name) or _READOUT_OPS.search(name) or _RESCALING.match(name)):
+            return None
         (node,) = read
     # Two heads averaged, or an input added to a residual: one join, since a trunk of residual blocks is no head.
     if joins == 0:

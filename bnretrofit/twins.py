@@ -27,7 +27,7 @@ class Alignment:
 
     Attributes:
         tensors: Tensor names of the twin -> tensor names of the model.
-        norms: Layer names of the model -> (the twin's layer name, the twin's norm name), for norms that only the twin has.
+        norms: Layer names of the model -> (layer, norm) names of the twin, for norms that only the twin has.
     """
 
     tensors: dict[str, str]
@@ -58,7 +58,7 @@ def align(graph: Graph, twin: Graph) -> Alignment:
             tensors |= {use.name: other.name for use, other in zip(uses, current[1], strict=True)}
             last = (current[0], node)
             position += 1
-        elif last is not None and op_of(last[1]) in LAYER_OPS and norm_after(twin, last[1]) is node:
+        elif last is not None and op_of(last[1]) in LAYER_OPS and norm_after(last[1]) is node:
             norms[graph.owners[last[0]]] = (twin.owners[last[1]], twin.owners[node])
         else:
             raise _mismatch(twin, node, uses, graph, current)
@@ -81,7 +81,9 @@ def twin_sites(plan: Plan, graph: Graph, like: nn.Module, example: Batch) -> Pla
             raise InputRejectedError(
                 f"the twin {name} has a norm '{norm}' after a layer that gets none", where=layer, why=reasons[layer]
             )
-    sites = tuple(_twin_site(site, like, *alignment.norms[site.name]) for site in plan.sites if site.name in alignment.norms)
+    sites = tuple(
+        _twin_site(site, like, *alignment.norms[site.name]) for site in plan.sites if site.name in alignment.norms
+    )
     skips = tuple(
         Skip(site.name, site.kind, f"the twin {name} has no BatchNorm after it")
         for site in plan.sites
@@ -90,7 +92,7 @@ def twin_sites(plan: Plan, graph: Graph, like: nn.Module, example: Batch) -> Pla
     return replace(plan, sites=sites, skips=(*plan.skips, *skips), twin=name, tensors=alignment.tensors, like=like)
 
 
-def carry(twin: nn.Module, state: Mapping[str, Tensor], training: bool) -> nn.Module:
+def carry(twin: nn.Module, state: Mapping[str, Tensor], *, training: bool) -> nn.Module:
     """A copy of the twin that holds the given tensors, loaded strictly.
 
     Args:
@@ -118,7 +120,9 @@ def _twin_site(site: Site, like: nn.Module, layer_name: str, norm_name: str) -> 
     norm = like.get_submodule(norm_name)
     if getattr(norm, "running_mean", None) is None or getattr(norm, "weight", None) is None:
         raise InputRejectedError(
-            "the twin's norm cannot be set to the identity", where=norm_name, why="it has no running statistics or no weight"
+            "the twin's norm cannot be set to the identity",
+            where=norm_name,
+            why="it has no running statistics or no weight",
         )
     return replace(site, norm=type(norm).__name__, norm_name=norm_name, result_name=layer_name)
 
@@ -146,14 +150,16 @@ def _described(step: Step | None) -> str:
     return ", ".join(f"'{use.name}' {tuple(use.tensor.shape)}" for use in step[1])
 
 
-def _mismatch(twin: Graph, node: fx.Node | None, uses: list[TensorUse], graph: Graph, ours: Step | None) -> InputRejectedError:
+def _mismatch(
+    twin: Graph, node: fx.Node | None, uses: list[TensorUse], graph: Graph, ours: Step | None
+) -> InputRejectedError:
     theirs = None if node is None else (node, uses)
     extra = {use.name for use in uses} if node is not None else set()
     return InputRejectedError(
         f"the twin {type(twin.model).__name__} is not the same architecture as the {type(graph.model).__name__}",
         where=next(iter(sorted(extra)), None) or (ours[1][0].name if ours else None),
         why=f"where the twin has {_described(theirs)}, the model has {_described(ours)}",
-        remedy="pass a model with the same layers in the same order, differing only in BatchNorms after conv or dense layers",
+        remedy="pass a model of the same layers in the same order, but for BatchNorms after conv or dense layers",
     )
 
 
@@ -172,13 +178,17 @@ def _with_unread(
         if leaf == COUNTER and (statistics := tensors.get(f"{holder}.running_mean")) is not None:
             source = statistics.removesuffix("running_mean") + COUNTER
         if source not in ours or ours[source].shape != tensor.shape:
-            raise InputRejectedError(f"the twin {type(twin).__name__} adds a place for a tensor the model does not have", where=name)
+            raise InputRejectedError(
+                f"the twin {type(twin).__name__} adds a place for a tensor the model does not have", where=name
+            )
         result[name] = source
     left = [name for name in ours if name not in set(result.values()) and not name.endswith(COUNTER)]
     if left and (tied := _names_of_same(model, left, set(result.values()))):
         left = [name for name in left if name not in tied]
     if left:
-        raise InputRejectedError(f"the twin {type(twin).__name__} lacks a place for a tensor of the model", where=left[0])
+        raise InputRejectedError(
+            f"the twin {type(twin).__name__} lacks a place for a tensor of the model", where=left[0]
+        )
     return result
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bnretrofit.batches import Batch, as_call, device_of, map_tensors, sample_count, taken
+from bnretrofit.batches import Batch, as_call, device_of, dtype_of, map_tensors, sample_count, taken
 from bnretrofit.capture import capture
 from bnretrofit.comparison import Report, tolerance_for
 from bnretrofit.copies import share_copy
@@ -75,7 +76,10 @@ class _Differences:
             if not torch.equal(a, b):
                 self.problem = "outputs of whole numbers differ"
             return
-        left, right = a.detach().double().flatten(1 if a.dim() > 1 else 0), b.to(a.device).double().flatten(1 if b.dim() > 1 else 0)
+        left, right = (
+            a.detach().double().flatten(1 if a.dim() > 1 else 0),
+            b.to(a.device).double().flatten(1 if b.dim() > 1 else 0),
+        )
         left, right = left.reshape(len(a) if a.dim() else 1, -1), right.reshape(len(a) if a.dim() else 1, -1)
         if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
             self.nan = True
@@ -125,10 +129,16 @@ def verify(
 
 
 def verify_labelled(
-    a: nn.Module, b: nn.Module, batches: Iterable[Batch], *, rtol: float | None, atol: float | None, accuracy: Accuracy | None
+    a: nn.Module,
+    b: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    rtol: float | None,
+    atol: float | None,
+    accuracy: Accuracy | None,
 ) -> Report:
     """`verify`, counting top-1 hits on the way where labels are known."""
-    tolerance = tolerance_for(_dtype_of(a))
+    tolerance = tolerance_for(dtype_of(a))
     rtol, atol = tolerance.rtol if rtol is None else rtol, tolerance.atol if atol is None else atol
     models = share_copy(a).eval(), share_copy(b).eval()
     iterator = iter(taken(batches, "verify"))
@@ -155,7 +165,9 @@ def verify_labelled(
         bit_identical=differences.bit_identical and differences.problem is None and not differences.nan,
         max_abs_error=float("nan") if differences.nan else differences.max_abs,
         mean_abs_error=float("nan") if differences.nan else differences.total / max(differences.elements, 1),
-        p99_abs_error=float(torch.cat(differences.sample_errors).quantile(0.99)) if differences.sample_errors else float("nan"),
+        p99_abs_error=float(torch.cat(differences.sample_errors).quantile(0.99))
+        if differences.sample_errors
+        else float("nan"),
         max_rel_error=float("nan") if differences.nan else differences.max_rel,
         required_rtol=float("nan") if differences.nan or differences.problem else differences.required,
         rtol=rtol,
@@ -194,15 +206,11 @@ def _reason(differences: _Differences, comparison: GraphComparison, rtol: float,
     return None
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next((tensor.dtype for tensor in model.parameters() if tensor.dtype.is_floating_point), torch.float32)
-
-
 def _outputs(models: tuple[nn.Module, nn.Module], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
     results = []
     for model in models:
         # A fresh copy of the inputs: a model may overwrite what it is given.
-        args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
+        args, kwargs = as_call(map_tensors(partial(torch.Tensor.to, device=device_of(model), copy=True), batch))
         try:
             with torch.inference_mode():
                 output = model(*args, **kwargs)

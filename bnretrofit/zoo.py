@@ -68,10 +68,14 @@ def parse_model(text: str) -> ModelName:
         _check_name(prefix, rest)
         return ModelName(prefix, rest)
     if rest:
-        raise UsageError(f"unknown kind of model '{prefix}:'", remedy=f"write one of {', '.join(LIBRARIES)}, or FILE.py:FACTORY")
+        raise UsageError(
+            f"unknown kind of model '{prefix}:'", remedy=f"write one of {', '.join(LIBRARIES)}, or FILE.py:FACTORY"
+        )
     for library in ("torchvision", "timm"):
         if _known(library, text):
-            other = " (timm has one too: timm:" + text + ")" if library == "torchvision" and _known("timm", text) else ""
+            other = (
+                " (timm has one too: timm:" + text + ")" if library == "torchvision" and _known("timm", text) else ""
+            )
             return ModelName(library, text, note=f"'{text}' was taken as {library}:{text}{other}")
     names = [f"{library}:{name}" for library in ("torchvision", "timm") for name in _names(library)]
     raise UsageError(f"no model is called '{text}'", remedy=_nearest_model(text, names))
@@ -133,7 +137,9 @@ def bundled_folder() -> Path:
     """
     found = importlib.util.find_spec("bnretrofit_checkpoints")
     if found is None or not found.submodule_search_locations:
-        raise InputRejectedError("the bundled checkpoint is not installed", remedy="install bnretrofit as a package: pip install .")
+        raise InputRejectedError(
+            "the bundled checkpoint is not installed", remedy="install bnretrofit as a package: pip install ."
+        )
     return Path(next(iter(found.submodule_search_locations)))
 
 
@@ -176,7 +182,7 @@ def _names(library: str) -> list[str]:
 
 
 def _known(library: str, name: str) -> bool:
-    return (name.split(".")[0] if library == "timm" else name) in _every_name(library)
+    return (name.split(".", maxsplit=1)[0] if library == "timm" else name) in _every_name(library)
 
 
 def _every_name(library: str) -> list[str]:
@@ -205,7 +211,9 @@ def _torchvision(model: ModelName, weights: str | None, options: dict[str, Any])
 
     enum = models.get_model_weights(model.name)
     if weights is not None and weights != "DEFAULT" and weights not in enum.__members__:
-        raise UsageError(f"torchvision has no weights '{weights}' for {model.name}", remedy=nearest(weights, list(enum.__members__)))
+        raise UsageError(
+            f"torchvision has no weights '{weights}' for {model.name}", remedy=nearest(weights, list(enum.__members__))
+        )
     chosen = None if weights is None else enum[weights] if weights in enum.__members__ else enum.DEFAULT
     built = models.get_model(model.name, weights=chosen, **options)
     config = getattr((chosen or enum.DEFAULT).transforms, "keywords", {})
@@ -284,7 +292,9 @@ def _imported(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputRejectedError("the file cannot be run", where=str(path), why=f"{type(error).__name__}: {error}") from error
+        raise InputRejectedError(
+            "the file cannot be run", where=str(path), why=f"{type(error).__name__}: {error}"
+        ) from error
     return module
 
 

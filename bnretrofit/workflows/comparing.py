@@ -32,7 +32,9 @@ class Compared:
     notes: tuple[str, ...] = ()
 
 
-def compare(a: nn.Module, b: nn.Module, batches: ImageBatches, rtol: float | None = None, atol: float | None = None) -> Compared:
+def compare(
+    a: nn.Module, b: nn.Module, batches: ImageBatches, rtol: float | None = None, atol: float | None = None
+) -> Compared:
     """Compare two models on images, counting top-1 hits where the folders name the classes."""
     # With unreadable images among them the labels would no longer be those of the outputs.
     counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
@@ -52,8 +54,8 @@ def verify_checkpoints(
 ) -> Compared:
     """Compare two checkpoints.
 
-    Without images, both run on random inputs alone. A file without a header is taken to be the model that the other file's
-    header names, if the user does not say.
+    Without images, both run on random inputs alone. A file without a header is taken to be the model that the other
+    file's header names, if the user does not say.
 
     Args:
         a: The reference.

@@ -89,7 +89,11 @@ def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> dict[str, li
     """What the file must say for its architecture to be built again: norms that became nn.Identity, biases gained."""
     inserted = {f"{name}.norm".lstrip(".") for name, module in network.named_modules() if isinstance(module, Normed)}
     identities = [found.norm for found in plan.folds if found.norm not in inserted]
-    biases = [found.layer.removesuffix(".layer") if found.norm in inserted else found.layer for found in plan.folds if found.new_bias]
+    biases = [
+        found.layer.removesuffix(".layer") if found.norm in inserted else found.layer
+        for found in plan.folds
+        if found.new_bias
+    ]
     return {
         "identities": [*opened.folded["identities"], *identities],
         "biases": [*opened.folded["biases"], *biases],

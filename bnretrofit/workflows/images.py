@@ -39,7 +39,11 @@ class ImageChoice:
     def preprocessing(self, given: Preprocessing) -> Preprocessing:
         """The model's preprocessing with what the user asked for instead."""
         return given.overridden(
-            img_size=self.img_size, mean=self.mean, std=self.std, interpolation=self.interpolation, crop_pct=self.crop_pct
+            img_size=self.img_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
         )
 
 
@@ -64,8 +68,8 @@ def batches_of(choice: ImageChoice, preprocessing: Preprocessing, files: ImageFi
 def accuracy_labels(batches: ImageBatches, classes: int) -> list[int] | None:
     """The label of each image as an output's index; None if the folders do not say.
 
-    Class folders are numbered in the order of their names where there are as many as outputs; folders named by WordNet ids
-    are looked up among ImageNet's 1,000 classes.
+    Class folders are numbered in the order of their names where there are as many as outputs; folders named by WordNet
+    ids are looked up among ImageNet's 1,000 classes.
     """
     names = batches.files.classes
     if not names:

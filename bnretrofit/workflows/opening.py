@@ -11,7 +11,7 @@ from bnretrofit.batches import Batch
 from bnretrofit.checkpoints import Checkpoint, read
 from bnretrofit.copies import load_tensors, replace_module
 from bnretrofit.errors import InputRejectedError, UsageError
-from bnretrofit.layers import norm_for
+from bnretrofit.layers import kind_of, norm_for
 from bnretrofit.planning import make_plan
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
@@ -101,11 +101,24 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
     if checkpoint.header is not None:
         return _from_header(checkpoint, checkpoint.header, choice)
     if choice.name is None:
-        raise UsageError("the file does not say which model it is", where=str(path), remedy="pass -m MODEL, for example -m torchvision:vgg16")
+        raise UsageError(
+            "the file does not say which model it is",
+            where=str(path),
+            remedy="pass -m MODEL, for example -m torchvision:vgg16",
+        )
     name = parse_model(choice.name)
     notes = (*((name.note,) if name.note else ()), *checkpoint.notes)
-    opened = Opened(nn.Identity(), name, Preprocessing((3, None, None)), checkpoint=checkpoint, num_classes=choice.num_classes, notes=notes)
-    inserted = sorted(key.removesuffix(".norm.running_mean") for key in checkpoint.tensors if key.endswith(".norm.running_mean"))
+    opened = Opened(
+        nn.Identity(),
+        name,
+        Preprocessing((3, None, None)),
+        checkpoint=checkpoint,
+        num_classes=choice.num_classes,
+        notes=notes,
+    )
+    inserted = sorted(
+        key.removesuffix(".norm.running_mean") for key in checkpoint.tensors if key.endswith(".norm.running_mean")
+    )
     inserted = [layer for layer in inserted if f"{layer}.layer.weight" in checkpoint.tensors]
     return _loaded(opened, checkpoint, choice, inserted=inserted or None)
 
@@ -119,7 +132,9 @@ def example_for(preprocessing: Preprocessing, model: nn.Module) -> Batch:
 
 def _pretrained(choice: ModelChoice) -> Opened:
     if choice.weights is None:
-        raise UsageError("neither a checkpoint nor --weights was given", remedy="pass a CHECKPOINT, or --weights DEFAULT")
+        raise UsageError(
+            "neither a checkpoint nor --weights was given", remedy="pass a CHECKPOINT, or --weights DEFAULT"
+        )
     if choice.name is None:
         raise UsageError("no model was named", remedy="pass -m MODEL")
     name = parse_model(choice.name)
@@ -136,18 +151,22 @@ def _from_header(checkpoint: Checkpoint, header: dict[str, Any], choice: ModelCh
         folded = {key: [str(name) for name in header["folded"][key]] for key in ("identities", "biases")}
     except (KeyError, TypeError) as error:
         raise InputRejectedError(
-            "the file's bnretrofit header is damaged", where=str(checkpoint.path), why=f"{type(error).__name__}: {error}"
+            "the file's bnretrofit header is damaged",
+            where=str(checkpoint.path),
+            why=f"{type(error).__name__}: {error}",
         ) from error
     notes = list(checkpoint.notes)
     if choice.name is not None and str(parse_model(choice.name)) != written:
         notes.append(f"the file says it is {written}; -m {choice.name} was not used")
-    opened = Opened(nn.Identity(), parse_model(written), preprocessing, stage, checkpoint, plan, num_classes, folded, tuple(notes))
+    opened = Opened(
+        nn.Identity(), parse_model(written), preprocessing, stage, checkpoint, plan, num_classes, folded, tuple(notes)
+    )
     loaded = _loaded(opened, checkpoint, replace(choice, num_classes=num_classes))
     return replace(loaded, preprocessing=preprocessing)
 
 
 def _loaded(opened: Opened, checkpoint: Checkpoint, choice: ModelChoice, inserted: list[str] | None = None) -> Opened:
-    """Build the architecture on the meta device and give it the file's tensors; for real, where something stays on meta."""
+    """Build the architecture on the meta device and give it the file's tensors; for real, where some stay on meta."""
     for device in ("meta", "cpu"):
         built = build(opened.name, num_classes=choice.num_classes, trust_code=choice.trust_code, device=device)
         plan = opened.plan
@@ -168,15 +187,17 @@ def _restructured(model: nn.Module, plan: Plan | None, folded: dict[str, list[st
     try:
         if plan is not None and plan.twin is None:
             model = place_norms(
-                model, plan.sites, {site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites}
+                model,
+                plan.sites,
+                {site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites},
             )
         for name in folded["identities"]:
             model = replace_module(model, model.get_submodule(name), nn.Identity())
         for name in folded["biases"]:
             layer = model.get_submodule(name)
-            weight = layer.weight
-            channels = int(getattr(layer, "out_channels", getattr(layer, "out_features", 0)))
-            layer.register_parameter("bias", nn.Parameter(torch.zeros(channels, dtype=weight.dtype, device=weight.device)))
+            weight, kind = layer.get_parameter("weight"), kind_of(layer)
+            channels = 0 if kind is None else kind.channels(layer)
+            layer.register_parameter("bias", nn.Parameter(weight.new_zeros(channels)))
     except (AttributeError, KeyError) as error:
         raise InputRejectedError("the file's plan does not fit its model", why=str(error)) from error
     return model
@@ -216,4 +237,6 @@ def _wrong_architecture(
     remedy = f"the nearest architecture is {similar[0]}" if similar else "pass the model it was trained as with -m"
     if similar and similar[0] == str(name):
         remedy = f"it is nearest to {name} itself; was it trained with another head? See --num-classes"
-    return InputRejectedError(f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy)
+    return InputRejectedError(
+        f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy
+    )

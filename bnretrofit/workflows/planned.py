@@ -29,7 +29,9 @@ class Planned:
     notes: tuple[str, ...]
 
 
-def plan_model(model: ModelChoice, choice: PlanChoice, *, checkpoint: Path | None = None, img_size: int | None = None) -> Planned:
+def plan_model(
+    model: ModelChoice, choice: PlanChoice, *, checkpoint: Path | None = None, img_size: int | None = None
+) -> Planned:
     """Plan for an architecture, or for the one a checkpoint says it is. No tensor is computed.
 
     Args:
@@ -46,7 +48,11 @@ def plan_model(model: ModelChoice, choice: PlanChoice, *, checkpoint: Path | Non
     """
     opened = architecture(model) if checkpoint is None else open_model(checkpoint, model)
     preprocessing = opened.preprocessing.overridden(img_size=img_size)
-    like = None if choice.like is None else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code)).model
+    like = (
+        None
+        if choice.like is None
+        else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code)).model
+    )
     plan = make_plan(
         opened.model,
         example_for(preprocessing, opened.model),

@@ -1,11 +1,13 @@
 """What `bnretrofit retrofit` does: plan, calibrate, insert, verify, and only then write."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnretrofit.calibration import calibrate
 from bnretrofit.checkpoints import check_output, write
@@ -19,7 +21,7 @@ from bnretrofit.sites import Plan
 from bnretrofit.workflows.comparing import compare
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of
-from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, open_model
+from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
 
 __all__ = ["Retrofitted", "retrofit_checkpoint"]
@@ -75,15 +77,21 @@ def retrofit_checkpoint(
     everything = find_images(images.folder, images.max_bad_images)
     opened = open_model(path, model)
     if opened.stage == "retrofitted":
-        raise UsageError("the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is")
+        raise UsageError(
+            "the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is"
+        )
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(device)
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
     first, rest = _first(batches)
-    like = None if choice.like is None else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code))
+    like = (
+        None
+        if choice.like is None
+        else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code))
+    )
     plan = make_plan(
         network,
-        first,
+        first[:1],
         include=choice.include or None,
         exclude=choice.exclude or None,
         layers=choice.layers,
@@ -93,9 +101,19 @@ def retrofit_checkpoint(
     result = insert_sharing(network, plan, stats)
     report = _verified(network, result, images, batches, preprocessing)
     if not report.passed and not force:
-        raise VerificationError("the retrofitted model is not the original's equal", why=report.reason, where=report.layer)
+        raise VerificationError(
+            "the retrofitted model is not the original's equal", why=report.reason, where=report.layer
+        )
     name = str(opened.name) if like is None else str(like.name)
-    _write(output, result, opened, plan, name, preprocessing, batches, images, overwrite=overwrite)
+    header = header_for(
+        opened,
+        stage="retrofitted",
+        model=name,
+        preprocessing=preprocessing,
+        plan=plan,
+        calibration=_calibration(batches, images.seed),
+    )
+    write(output, result.state_dict(), header, overwrite=overwrite)
     used = len(batches.files.paths) - len(batches.bad)
     return Retrofitted(plan, name, preprocessing, used, report, output, opened.notes)
 
@@ -103,18 +121,18 @@ def retrofit_checkpoint(
 class _Sized:
     """An iterator with a length, for the progress bar."""
 
-    def __init__(self, iterator: "chain[object]", length: int) -> None:
+    def __init__(self, iterator: Iterator[Tensor], length: int) -> None:
         self._iterator = iterator
         self._length = length
 
-    def __iter__(self) -> "chain[object]":
+    def __iter__(self) -> Iterator[Tensor]:
         return self._iterator
 
     def __len__(self) -> int:
         return self._length
 
 
-def _first(batches: ImageBatches) -> tuple[object, object]:
+def _first(batches: ImageBatches) -> tuple[Tensor, Iterator[Tensor]]:
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
@@ -132,26 +150,12 @@ def _verified(
     return compare(original, result, batches_of(images, preprocessing, chosen)).report
 
 
-def _write(
-    output: Path,
-    result: nn.Module,
-    opened: Opened,
-    plan: Plan,
-    name: str,
-    preprocessing: Preprocessing,
-    batches: ImageBatches,
-    images: ImageChoice,
-    *,
-    overwrite: bool,
-) -> None:
+def _calibration(batches: ImageBatches, seed: int) -> dict[str, Any]:
+    """What the header says of the images that were measured."""
     names = "\n".join(str(path.relative_to(batches.files.root)) for path in batches.files.paths)
-    calibration = {
+    return {
         "images": len(batches.files.paths) - len(batches.bad),
         "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
-        "bad_images": batches.bad,
-        "seed": images.seed,
+        "bad_images": list(batches.bad),
+        "seed": seed,
     }
-    header = header_for(
-        opened, stage="retrofitted", model=name, preprocessing=preprocessing, plan=plan, calibration=calibration
-    )
-    write(output, result.state_dict(), header, overwrite=overwrite)

@@ -168,8 +168,9 @@ class Keywords(nn.Module):
         self.head = nn.Linear(4, 3)
 
     def forward(self, image: Tensor, extra: Tensor, scale: float = 1.0) -> Any:
-        x = functional.relu(self.conv(image)).mean((2, 3)) * scale + functional.relu(self.dense(extra))
-        return {"logits": self.head(x), "features": x}
+        features = functional.relu(self.conv(image))
+        x = features.mean((2, 3)) * scale + functional.relu(self.dense(extra))
+        return {"logits": self.head(x), "features": features}
 
 
 class TwoNorms(nn.Module):

@@ -40,7 +40,7 @@ def test_a_batch_of_one_is_doubled_and_a_larger_one_left_alone() -> None:
 
 def test_a_sequence_without_batches_is_refused() -> None:
     assert list(taken(iter([1, 2]), "calibrate")) == [1, 2]
-    with pytest.raises(InputRejectedError, match="no batch to verify with.*at least one"):
+    with pytest.raises(InputRejectedError, match=r"no batch to verify with.*at least one"):
         list(taken([], "verify"))
 
 

@@ -80,7 +80,7 @@ def test_a_model_with_a_computed_weight_is_copied(copied: Any, way: str) -> None
 def test_a_model_that_python_cannot_copy_is_refused_by_name() -> None:
     model: Any = chain()
     model.lock = threading.Lock()
-    with pytest.raises(InputRejectedError, match="Sequential cannot be copied.*lock"):
+    with pytest.raises(InputRejectedError, match=r"Sequential cannot be copied.*lock"):
         share_copy(model)
 
 

@@ -104,7 +104,7 @@ def test_a_normed_layer_answers_for_what_the_layer_has() -> None:
     assert (found.in_channels, found.stride, found.kernel_size) == (3, (2, 2), (3, 3))
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = found.no_such_thing
-    assert list(found.state_dict())[0] == "layer.weight"
+    assert next(iter(found.state_dict())) == "layer.weight"
 
 
 def test_a_normed_layer_is_in_its_layer_s_mode() -> None:
@@ -115,7 +115,8 @@ def test_a_normed_layer_is_in_its_layer_s_mode() -> None:
 def test_a_normed_layer_can_be_copied_and_pickled() -> None:
     found = Normed(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
     x = torch.randn(4, 2)
-    for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+    unpickled = pickle.loads(pickle.dumps(found))  # noqa: S301
+    for other in (copy.deepcopy(found), unpickled):
         assert other.out_features == 3
         assert torch.equal(other(x), found(x))
 

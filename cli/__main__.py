@@ -1,0 +1,5 @@
+"""`python -m bnretrofit_cli`."""
+
+from .main import main
+
+main()

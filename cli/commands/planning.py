@@ -1,0 +1,67 @@
+"""`bnretrofit plan`."""
+
+from typing import Any
+
+import click
+
+from ..console import emit_json, note, table
+from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked
+
+options = stacked(
+    click.option("-m", "--model", "model", help="The model, where the argument is a checkpoint without a header."),
+    click.option(
+        "--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier, where not the library's."
+    ),
+    click.option("--trust-code", is_flag=True, help="Permit running FILE.py for its factory."),
+    layer_options,
+    click.option(
+        "--img-size", type=click.IntRange(min=1), help="Side of the example input, instead of the model's own."
+    ),
+    json_option,
+)
+
+
+@click.command(name="plan")
+@click.argument("target", metavar="MODEL|CHECKPOINT")
+@options
+def command(target: str, *, as_json: bool, **given: Any) -> None:
+    """Show where BatchNorm would be inserted, where not, and why. Computes and writes nothing.
+
+    \b
+    Example:
+      bnretrofit plan torchvision:vgg16
+      bnretrofit plan timm:vgg16 --exclude 'pre_logits.*'
+      bnretrofit plan torchvision:vgg16 --like torchvision:vgg16_bn
+    """
+    from bnretrofit.workflows.planned import plan_model
+
+    path = FILE.convert(target, None, None)
+    is_file = path.is_file()
+    planned = plan_model(
+        model_choice(given, given["model"] if is_file else target),
+        plan_choice(given),
+        checkpoint=path if is_file else None,
+        img_size=given["img_size"],
+    )
+    for text in (*planned.notes, *planned.plan.notes):
+        note(text)
+    if as_json:
+        document = planned.plan.to_json()
+        document["plan_schema_version"] = document.pop("schema_version")
+        emit_json("plan", {"model": planned.model, **document})
+        return
+    click.echo(describe(planned.plan))
+
+
+def describe(plan: Any) -> str:
+    """A plan as two tables."""
+    channels = sum(site.channels for site in plan.sites)
+    parts = [f"{len(plan.sites)} layers get a BatchNorm ({channels} channels), {len(plan.skips)} are left alone."]
+    if plan.sites:
+        rows = [(site.name, site.kind, site.channels, site.norm, site.calls) for site in plan.sites]
+        parts.append(table(rows, ("layer", "kind", "channels", "norm", "calls")))
+    if plan.skips:
+        parts.append(
+            table([(skip.name, skip.kind, skip.reason) for skip in plan.skips], ("left alone", "kind", "because"))
+        )
+    return "\n\n".join(parts)

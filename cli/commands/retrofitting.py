@@ -1,0 +1,83 @@
+"""`bnretrofit retrofit`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..console import emit_json, note
+from ..options import (
+    FILE,
+    device_option,
+    image_choice,
+    image_options,
+    json_option,
+    layer_options,
+    model_choice,
+    model_options,
+    plan_choice,
+)
+
+
+@click.command(name="retrofit")
+@click.argument("checkpoint", type=FILE, required=False)
+@model_options
+@click.option(
+    "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
+)
+@layer_options
+@image_options(required=True, num_images=1000)
+@click.option(
+    "-o", "--output", type=FILE, required=True, help="The file to write: .safetensors, or .pth for a plain state_dict."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--force", is_flag=True, help="Write the output even if verification fails.")
+@device_option
+@json_option
+def command(
+    checkpoint: Path | None, *, output: Path, overwrite: bool, force: bool, device: str, as_json: bool, **given: Any
+) -> int:
+    """Insert BatchNorm after conv and dense layers of CHECKPOINT, with its outputs unchanged.
+
+    \b
+    Example:
+      bnretrofit retrofit vgg16.pth -m torchvision:vgg16 -d images/train -o vgg16-bn.safetensors
+      bnretrofit retrofit vgg16.pth -m torchvision:vgg16 --like torchvision:vgg16_bn -d images/train -o bn.pth
+    """
+    from bnretrofit.workflows.retrofitting import retrofit_checkpoint
+
+    if checkpoint is not None and given["weights"] is not None:
+        raise click.UsageError("CHECKPOINT and --weights exclude each other.")
+    done = retrofit_checkpoint(
+        checkpoint,
+        model_choice(given),
+        image_choice(given),
+        plan_choice(given),
+        output,
+        overwrite=overwrite,
+        force=force,
+        device=device,
+    )
+    for text in (*done.notes, *done.plan.notes):
+        note(text)
+    exit_code = 0 if done.report.passed else 3
+    if as_json:
+        document = {
+            "model": done.model,
+            "output": str(output),
+            "sites": len(done.plan.sites),
+            "plan": done.plan.to_json(),
+            "preprocessing": done.preprocessing.to_json(),
+            "calibration_images": done.calibration_images,
+            "report": done.report.to_json(),
+        }
+        emit_json("retrofit", document, status="ok" if done.report.passed else "failed", exit_code=exit_code)
+        return exit_code
+    click.echo(f"model          {done.model}")
+    click.echo(f"preprocessing  {done.preprocessing}")
+    click.echo(f"calibrated     {done.calibration_images} images")
+    left = f"{len(done.plan.skips)} layers left alone (bnretrofit plan says why)"
+    click.echo(f"inserted       {len(done.plan.sites)} BatchNorms; {left}")
+    click.echo(str(done.report))
+    click.echo(f"wrote          {output}")
+    return exit_code

@@ -1,0 +1,42 @@
+"""What a user reads: results on stdout, notes and errors on stderr, or exactly one JSON document on stdout."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+__all__ = ["emit_json", "fail", "note", "table"]
+
+SCHEMA_VERSION = 1
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result."""
+    click.echo(f"note: {text}", err=True)
+
+
+def emit_json(command: str, document: Mapping[str, Any], *, status: str = "ok", exit_code: int = 0) -> None:
+    """Print the command's one JSON document."""
+    whole = {"schema_version": SCHEMA_VERSION, "command": command, "status": status, "exit_code": exit_code, **document}
+    click.echo(json.dumps(whole, indent=2, allow_nan=False))
+
+
+def fail(arguments: list[str], kind: str, message: str, exit_code: int) -> int:
+    """Print an error, as JSON on stdout if the command was asked for JSON, and return the exit code."""
+    if "--json" in arguments:
+        command = next((argument for argument in arguments if not argument.startswith("-")), "")
+        status = "interrupted" if kind == "interrupted" else "error"
+        emit_json(command, {"error": {"kind": kind, "message": message}}, status=status, exit_code=exit_code)
+    else:
+        click.echo(f"error: {message}", err=True)
+    return exit_code
+
+
+def table(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
+    """Rows as text in columns; the last column is not padded."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
