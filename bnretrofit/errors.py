@@ -1,6 +1,13 @@
 """The one family of errors: what went wrong, where, why, and what to do about it."""
 
-__all__ = ["InputRejectedError", "ResourceError", "RetrofitError", "UsageError", "VerificationError"]
+__all__ = [
+    "InexactIdentityWarning",
+    "InputRejectedError",
+    "ResourceError",
+    "RetrofitError",
+    "UsageError",
+    "VerificationError",
+]
 
 
 class RetrofitError(Exception):
@@ -35,6 +42,10 @@ class RetrofitError(Exception):
         if self.remedy is not None:
             text += f". {self.remedy[:1].upper()}{self.remedy[1:]}"
         return text
+
+
+class InexactIdentityWarning(UserWarning):
+    """The device's kernel admits no exact identity, so outputs move by its rounding; verify says by how much."""
 
 
 class UsageError(RetrofitError):

@@ -1,5 +1,6 @@
 """model + plan + statistics -> the model with norms, computing the same function."""
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from bnretrofit.affine import fixed_norm
 from bnretrofit.batches import device_of, example_from
 from bnretrofit.capture import capture
 from bnretrofit.copies import independent_copy, share_copy
-from bnretrofit.errors import InputRejectedError, UsageError, VerificationError
+from bnretrofit.errors import InexactIdentityWarning, InputRejectedError, UsageError, VerificationError
 from bnretrofit.identity import set_identity
 from bnretrofit.layers import kind_of, norm_for
 from bnretrofit.moments import ChannelStats
@@ -83,15 +84,20 @@ def _check_site(model: nn.Module, site: Site, stats: Mapping[str, ChannelStats])
 
 
 def _set(norm: nn.Module, stats: ChannelStats, init: str, where: str) -> None:
+    """Set a norm's tensors as `init` says."""
     if init == "standardize":
         held = fixed_norm(norm)
         held.mean.copy_(stats.mean)
         held.var.copy_(stats.unbiased_var)
         return
     try:
-        set_identity(norm, stats)
+        exact = set_identity(norm, stats)
     except InputRejectedError as error:
         raise InputRejectedError(error.what, where=where, why=error.why) from error
+    if not bool(exact.all()):
+        inexact = int((~exact).sum())
+        text = f"{where}: no exact identity on {inexact} of {len(exact)} channels with this device's kernel; see verify"
+        warnings.warn(text, InexactIdentityWarning, stacklevel=2)
 
 
 def _in_place(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:

@@ -155,7 +155,8 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
     use = graph.tensor(leaf)
     if use is not None:
         return _Leaf(use.name, use.tensor.detach)
-    return index.get(leaf, ("unknown", leaf.name))
+    # What is neither (a subgraph of a control-flow operator) is compared with nothing: it equals only itself.
+    return index.get(leaf, object())
 
 
 def _effective_arguments(

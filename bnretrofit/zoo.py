@@ -1,5 +1,6 @@
 """Names -> models and their preprocessing. timm and torchvision are imported when a name needs them."""
 
+import difflib
 import importlib.util
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from bnretrofit.choices import nearest
 from bnretrofit.errors import InputRejectedError, RetrofitError, UsageError
@@ -143,32 +145,36 @@ def bundled_folder() -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def similar_models(model: ModelName, shapes: dict[str, tuple[int, ...]], count: int = 3) -> list[str]:
-    """Names of the architectures whose tensors are most like those given, nearest first.
+def similar_models(model: ModelName, shapes: dict[str, tuple[int, ...]], hint: str = "") -> str | None:
+    """The architecture whose tensors are most like those given.
 
     torchvision's classifiers are tried, and timm's models with a name like the one asked for.
 
     Args:
         model: What was asked for.
         shapes: Key -> shape of what a checkpoint holds.
-        count: How many names at most.
+        hint: A text that may hold the right name, such as the checkpoint's: names like it are tried first.
 
     Returns:
-        Names that share at least half of the tensors.
+        Its name; None if no architecture shares at least half of the tensors.
     """
     stem = model.name.rpartition("/")[2].split(".")[0].split("_")[0].rstrip("0123456789")
-    names = [("torchvision", name) for name in _names("torchvision")]
-    names += [("timm", name) for name in _names("timm") if name.startswith(stem)][:40]
-    wanted = set(shapes.items())
-    scores = []
-    for library, name in names:
+    names = [ModelName("torchvision", name) for name in _names("torchvision")]
+    names += [ModelName("timm", name) for name in _names("timm") if name.startswith(stem)][:40]
+    names.sort(key=lambda name: difflib.SequenceMatcher(None, name.name, hint).ratio(), reverse=True)
+    wanted, best, best_score = set(shapes.items()), None, 0.5
+    for name in tqdm(names, desc="look for the nearest architecture", delay=1.0, leave=False):
         try:
-            candidate = build(ModelName(library, name), device="meta").model
+            candidate = build(name, device="meta").model
         except RetrofitError:
             continue
         held = {(key, tuple(value.shape)) for key, value in candidate.state_dict().items()}
-        scores.append((len(held & wanted) / max(len(held | wanted), 1), f"{library}:{name}"))
-    return [name for score, name in sorted(scores, reverse=True)[:count] if score >= 0.5]
+        score = len(held & wanted) / max(len(held | wanted), 1)
+        if score > best_score:
+            best, best_score = str(name), score
+        if score == 1.0:
+            break
+    return best
 
 
 def _names(library: str) -> list[str]:

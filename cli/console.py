@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-__all__ = ["emit_json", "fail", "note", "table"]
+__all__ = ["counted", "emit_json", "fail", "note", "table"]
 
 SCHEMA_VERSION = 1
 
@@ -31,6 +31,11 @@ def fail(arguments: list[str], kind: str, message: str, exit_code: int) -> int:
     else:
         click.echo(f"error: {message}", err=True)
     return exit_code
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 layer", "2 layers"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def table(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """What `bnretrofit demo` does: the whole story on the bundled checkpoint, offline."""
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,9 +50,11 @@ def demonstrate(output: Path | None, say: Callable[[str], None]) -> dict[str, An
 
 
 def _story(folder: Path, work: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    original = folder / "digits_vgg11.safetensors"
+    # Copies, so that whoever keeps the folder can try every command on them.
+    original = Path(shutil.copyfile(folder / "digits_vgg11.safetensors", work / "digits.safetensors"))
+    shutil.copytree(folder / "digits", work / "images", dirs_exist_ok=True)
     model, unsaid = ModelChoice(MODEL), ModelChoice()
-    training, held_out = ImageChoice(folder / "digits" / "train"), ImageChoice(folder / "digits" / "val")
+    training, held_out = ImageChoice(work / "images" / "train"), ImageChoice(work / "images" / "val")
     retrofitted, folded = work / "digits-bn.safetensors", work / "digits-folded.safetensors"
 
     say("A VGG with 8 conv and 3 dense layers, trained without batch normalisation on handwritten digits.\n")

@@ -233,9 +233,10 @@ def _wrong_architecture(
         parts.append(f"{len(unexpected)} are unexpected, the first is '{unexpected[0]}'")
     if wrong:
         parts.append(f"{len(wrong)} have another shape, the first: {wrong[0]}")
-    similar = similar_models(name, {key: tuple(value.shape) for key, value in checkpoint.tensors.items()})
-    remedy = f"the nearest architecture is {similar[0]}" if similar else "pass the model it was trained as with -m"
-    if similar and similar[0] == str(name):
+    shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
+    nearest = similar_models(name, shapes, hint=checkpoint.path.stem)
+    remedy = f"the nearest architecture is {nearest}" if nearest else "pass the model it was trained as with -m"
+    if nearest == str(name):
         remedy = f"it is nearest to {name} itself; was it trained with another head? See --num-classes"
     return InputRejectedError(
         f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy

@@ -9,9 +9,7 @@ from ..options import FILE, json_option
 
 
 @click.command(name="demo")
-@click.option(
-    "-o", "--output", type=FILE, help="Keep the files in this folder.  [default: a temporary one, removed at the end]"
-)
+@click.option("-o", "--output", type=FILE, help="Keep checkpoints and images in this folder, to try the commands on.")
 @json_option
 def command(*, output: Path | None, as_json: bool) -> None:
     """Tell the whole story on the bundled checkpoint, offline: plan, retrofit, verify, fold, verify.
@@ -19,6 +17,7 @@ def command(*, output: Path | None, as_json: bool) -> None:
     \b
     Example:
       bnretrofit demo
+      bnretrofit demo -o digits
     """
     from bnretrofit.workflows.demonstration import demonstrate
 

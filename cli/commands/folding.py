@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note, table
+from ..console import counted, emit_json, note, table
 from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
 
 
@@ -75,7 +75,7 @@ def command(
     channels = sum(found.channels for found in done.plan.folds)
     click.echo(f"model          {done.model}")
     kept = f"{unchanged} of {channels} channels keep their weights bit for bit"
-    click.echo(f"folded         {len(done.plan.folds)} BatchNorms; {kept}")
+    click.echo(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
     worst = max(done.plan.folds, key=lambda found: found.scale_max, default=None)
     if worst is not None:
         click.echo(f"largest scale  {worst.scale_max:.4g} at '{worst.norm}'")

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note, table
+from ..console import counted, emit_json, note, table
 from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked
 
 options = stacked(
@@ -56,7 +56,10 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
 def describe(plan: Any) -> str:
     """A plan as two tables."""
     channels = sum(site.channels for site in plan.sites)
-    parts = [f"{len(plan.sites)} layers get a BatchNorm ({channels} channels), {len(plan.skips)} are left alone."]
+    verb = "gets" if len(plan.sites) == 1 else "get"
+    left = "is" if len(plan.skips) == 1 else "are"
+    taken = f"{counted(len(plan.sites), 'layer')} {verb} a BatchNorm ({counted(channels, 'channel')})"
+    parts = [f"{taken}, {len(plan.skips)} {left} left alone."]
     if plan.sites:
         rows = [(site.name, site.kind, site.channels, site.norm, site.calls) for site in plan.sites]
         parts.append(table(rows, ("layer", "kind", "channels", "norm", "calls")))

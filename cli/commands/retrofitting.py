@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note
+from ..console import counted, emit_json, note
 from ..options import (
     FILE,
     device_option,
@@ -76,8 +76,8 @@ def command(
     click.echo(f"model          {done.model}")
     click.echo(f"preprocessing  {done.preprocessing}")
     click.echo(f"calibrated     {done.calibration_images} images")
-    left = f"{len(done.plan.skips)} layers left alone (bnretrofit plan says why)"
-    click.echo(f"inserted       {len(done.plan.sites)} BatchNorms; {left}")
+    left = f"{counted(len(done.plan.skips), 'layer')} left alone (bnretrofit plan says why)"
+    click.echo(f"inserted       {counted(len(done.plan.sites), 'BatchNorm')}; {left}")
     click.echo(str(done.report))
     click.echo(f"wrote          {output}")
     return exit_code
