@@ -1,10 +1,8 @@
-"""Checkpoint files in and out: read without running anything from them, written whole or not at all."""
+"""Checkpoint files in: read without running anything from them."""
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from bnretrofit.errors import InputRejectedError
 
-__all__ = ["Checkpoint", "check_output", "read", "read_header", "write"]
+__all__ = ["HEADER_KEY", "Checkpoint", "read", "read_header"]
 
 HEADER_KEY = "bnretrofit"
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +72,6 @@ def read_header(path: Path) -> dict[str, Any] | None:
             return _parsed_header(path, file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputRejectedError("the safetensors file is damaged", where=str(path), why=str(error)) from error
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
-
-    Raises:
-        UsageError: It exists and `overwrite` is False, its folder does not exist, or its name says no known format.
-    """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(
-            f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth"
-        )
-    if not path.parent.is_dir():
-        raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
-
-
-def write(
-    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None, *, overwrite: bool = False
-) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        path: `.safetensors` holds the header too; `.pth` is a plain state_dict.
-        tensors: Tensors by key.
-        header: What to say of the file, as a JSON document.
-        overwrite: Replace a file that exists; it is kept until the new one is whole.
-
-    Raises:
-        UsageError: See `check_output`.
-        ResourceError: The disk is full or the folder cannot be written to.
-    """
-    check_output(path, overwrite=overwrite)
-    _written_whole(
-        path, _safetensors_writer(tensors, header) if path.suffix == ".safetensors" else _pickle_writer(tensors)
-    )
 
 
 def _kind_of(path: Path) -> str:
@@ -210,58 +169,3 @@ def _digest(path: Path) -> "Future[str]":
     future = executor.submit(digest)
     executor.shutdown(wait=False)
     return future
-
-
-def _safetensors_writer(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None) -> Callable[[Path], None]:
-    metadata = {"format": "pt"}
-    if header is not None:
-        metadata[HEADER_KEY] = json.dumps(header, sort_keys=True)
-    return lambda path: save_file(_separate(tensors), path, metadata=metadata)
-
-
-def _pickle_writer(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
-    return lambda path: torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, path)
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # A tied tensor stands in the file under each of its names, as strict loading asks.
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        result[name] = plain.clone() if plain.data_ptr() in seen else plain
-        seen.add(plain.data_ptr())
-    return result
-
-
-def _written_whole(path: Path, writer: Callable[[Path], None]) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        writer(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,11 +4,13 @@ Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm
 put in is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
 """
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from bnretrofit.affine import absorb_backward, affine_of
 from bnretrofit.batches import Batch, dtype_of
-from bnretrofit.capture import capture
+from bnretrofit.capture import Graph, capture
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, replace_module, share_copy
 from bnretrofit.errors import InputRejectedError, VerificationError
@@ -18,9 +20,9 @@ from bnretrofit.layers import Normed, kind_of
 from bnretrofit.proof import compare_graphs
 from bnretrofit.sites import Fold, FoldPlan
 from bnretrofit.surgery import PLAN_ATTRIBUTE
-from bnretrofit.twins import align, carry
+from bnretrofit.twins import align, carry, with_tensors_of
 
-__all__ = ["SCALE_LIMIT", "fold", "fold_sharing", "make_fold_plan"]
+__all__ = ["SCALE_LIMIT", "FoldedModel", "fold", "fold_captured", "make_fold_plan"]
 
 SCALE_LIMIT = 1000.0
 """Largest |weight| / sqrt(running_var + eps) that folds without force. With the usual eps of 1e-5 a channel reaches it
@@ -75,15 +77,34 @@ def fold(
         VerificationError: The result is not the same function (nothing that is known leads to this).
     """
     del allow_new_layers  # Only folds into the layer after a norm could need one.
-    return independent_copy(fold_sharing(model, example, like=like, force=force, check=True))
+    folded = fold_captured(model, example, like=like, force=force)
+    same = compare_graphs(folded.before, folded.after)
+    if not same.same_operators or not same.tensor_error <= tolerance_for(dtype_of(model)).tensor:
+        raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
+    return independent_copy(folded.model)
 
 
-def fold_sharing(
-    model: nn.Module, example: Batch, *, like: nn.Module | None = None, force: bool = False, check: bool = False
-) -> nn.Module:
-    """`fold`, with a result that shares the tensors it did not change: for callers that verify it themselves."""
-    graph = capture(model, example)
-    plan = find_folds(graph, model)
+@dataclass(frozen=True, slots=True)
+class FoldedModel:
+    """A folded model with what was captured on the way.
+
+    Attributes:
+        model: It shares with the original the tensors that did not change.
+        plan: What was folded and what was left.
+        before: The original's graph.
+        after: The folded model's graph.
+    """
+
+    model: nn.Module
+    plan: FoldPlan
+    before: Graph
+    after: Graph
+
+
+def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, force: bool) -> FoldedModel:
+    """`fold`, unchecked, for callers that verify the result themselves and need not capture it again."""
+    before = capture(model, example)
+    plan = find_folds(before, model)
     if not force:
         _refuse_explosions(plan)
     copy = share_copy(model)
@@ -91,21 +112,18 @@ def fold_sharing(
         copy = _folded(copy, found)
     if hasattr(copy, PLAN_ATTRIBUTE):
         delattr(copy, PLAN_ATTRIBUTE)
-    result = copy
-    if like is not None:
-        alignment = align(capture(copy, example), capture(like, example))
-        if alignment.norms:
-            layer, (_, norm) = next(iter(alignment.norms.items()))
-            raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
-        state = copy.state_dict()
-        result = carry(
-            like, {name: state[source] for name, source in alignment.tensors.items()}, training=model.training
-        )
-    if check:
-        same = compare_graphs(graph, capture(result, example))
-        if not same.same_operators or not same.tensor_error <= tolerance_for(dtype_of(model)).tensor:
-            raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
-    return result
+    after = capture(copy, example)
+    if like is None:
+        return FoldedModel(copy, plan, before, after)
+    twin = capture(like, example)
+    alignment = align(after, twin)
+    if alignment.norms:
+        layer, (_, norm) = next(iter(alignment.norms.items()))
+        raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
+    state = copy.state_dict()
+    carried = {name: state[source] for name, source in alignment.tensors.items()}
+    result = carry(like, carried, training=model.training)
+    return FoldedModel(result, plan, before, with_tensors_of(twin, result))
 
 
 def _refuse_explosions(plan: FoldPlan) -> None:

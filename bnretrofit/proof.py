@@ -169,12 +169,15 @@ def _effective_arguments(
         return arguments, layout
     groups = int(getattr(graph.owner(call), "groups", 1))
 
+    def plain_bias() -> Tensor:
+        if bias is not None:
+            return bias.tensor.detach().double()
+        return weight.tensor.new_zeros(kind.channels(graph.owner(call)), dtype=torch.float64)
+
     def absorbed() -> tuple[Tensor, Tensor]:
-        w = weight.tensor.detach().double()
-        b = w.new_zeros(kind.channels(graph.owner(call))) if bias is None else bias.tensor.detach().double()
         if norm is None:
-            return w, b
-        module = graph.owner(norm)
+            raise TypeError("there is no norm to absorb")
+        w, b, module = weight.tensor.detach().double(), plain_bias(), graph.owner(norm)
         affine = affine_of(module).where(identity_channels(module))
         new_w, new_b = absorb_backward(w, b, affine, transposed=kind.transposed, groups=groups)
         return new_w, b if new_b is None else new_b
@@ -182,7 +185,7 @@ def _effective_arguments(
     suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
     bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
     weight_leaf = _Leaf(weight.name + suffix, weight.tensor.detach if norm is None else lambda: absorbed()[0])
-    bias_leaf = _Leaf(bias_name + suffix, lambda: absorbed()[1])
+    bias_leaf = _Leaf(bias_name + suffix, plain_bias if norm is None else lambda: absorbed()[1])
     others = [_constant(value) for value in (*call.args[3:], call.kwargs)]
     return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
 

@@ -16,7 +16,7 @@ from bnretrofit.layers import LAYER_OPS
 from bnretrofit.sites import Plan, Site, Skip
 from bnretrofit.surgery import norm_after
 
-__all__ = ["Alignment", "align", "carry", "twin_sites"]
+__all__ = ["Alignment", "align", "carry", "twin_sites", "with_tensors_of"]
 
 COUNTER = "num_batches_tracked"
 
@@ -104,6 +104,13 @@ def carry(twin: nn.Module, state: Mapping[str, Tensor], *, training: bool) -> nn
     load_tensors(result, state)
     _refuse_meta(result)
     return result.train(training)
+
+
+def with_tensors_of(graph: Graph, model: nn.Module) -> Graph:
+    """An architecture's graph with the tensors of a model of that architecture in place of its own."""
+    state = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    tensors = {node: replace(use, tensor=state.get(use.name, use.tensor)) for node, use in graph.tensors.items()}
+    return replace(graph, model=model, tensors=tensors)
 
 
 def _refuse_meta(model: nn.Module) -> None:

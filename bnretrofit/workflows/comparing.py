@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bnretrofit.capture import Graph
 from bnretrofit.checkpoints import read_header
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
-from bnretrofit.verification import Accuracy, verify_labelled
+from bnretrofit.differences import Accuracy
+from bnretrofit.verification import verify_labelled
 from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
 
@@ -33,12 +35,18 @@ class Compared:
 
 
 def compare(
-    a: nn.Module, b: nn.Module, batches: ImageBatches, rtol: float | None = None, atol: float | None = None
+    a: nn.Module,
+    b: nn.Module,
+    batches: ImageBatches,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    graphs: tuple[Graph, Graph] | None = None,
 ) -> Compared:
     """Compare two models on images, counting top-1 hits where the folders name the classes."""
     # With unreadable images among them the labels would no longer be those of the outputs.
     counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
-    report = verify_labelled(a, b, batches, rtol=rtol, atol=atol, accuracy=counted)
+    report = verify_labelled(a, b, batches, rtol=rtol, atol=atol, accuracy=counted, graphs=graphs)
     return Compared(report, None if counted is None else counted.shares())
 
 
@@ -83,9 +91,9 @@ def verify_checkpoints(
         example = example_for(preprocessing, left)
         generator = torch.Generator().manual_seed(images.seed)
         inputs = torch.randn((4, *example.shape[1:]), generator=generator)
-        report = verify_labelled(left, right, [inputs], rtol=rtol, atol=atol, accuracy=None)
+        report = verify_labelled(left, right, [inputs], rtol=rtol, atol=atol)
         return Compared(report, None, (*notes, "no images were given (-d): random inputs alone were tried"))
-    return replace(compare(left, right, batches_of(images, preprocessing), rtol, atol), notes=notes)
+    return replace(compare(left, right, batches_of(images, preprocessing), rtol=rtol, atol=atol), notes=notes)
 
 
 def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:

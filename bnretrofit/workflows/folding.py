@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bnretrofit.checkpoints import check_output, write
+from bnretrofit.data import ImageBatches
 from bnretrofit.errors import VerificationError
-from bnretrofit.folding import fold_sharing, make_fold_plan
+from bnretrofit.folding import FoldedModel, fold_captured
 from bnretrofit.layers import Normed
-from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.publishing import PendingOutput, check_output
 from bnretrofit.sites import FoldPlan
-from bnretrofit.verification import verify
+from bnretrofit.verification import verify_labelled
 from bnretrofit.workflows.comparing import Compared, compare
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of
@@ -68,20 +69,28 @@ def fold_checkpoint(
     batches = None if images.folder is None else batches_of(images, preprocessing)
     example = example_for(preprocessing, network) if batches is None else next(iter(batches))[:1]
     target = None if like is None else architecture(ModelChoice(like, None, opened.num_classes, model.trust_code))
-    plan = make_fold_plan(network, example)
-    result = fold_sharing(network, example, like=None if target is None else target.model, force=force)
-    compared = _random(network, result, example) if batches is None else compare(network, result, batches)
-    if not compared.report.passed and not force:
-        report = compared.report
-        raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
+    folded = fold_captured(network, example, like=None if target is None else target.model, force=force)
     name = str(opened.name if target is None else target.name)
-    changed = {"identities": [], "biases": []} if target is not None else _changes(opened, network, plan)
-    _write(output, result, opened, name, preprocessing, changed, overwrite=overwrite)
-    return Folded(plan, name, compared, output, opened.notes)
+    changed = {"identities": [], "biases": []} if target is not None else _changes(opened, network, folded.plan)
+
+    def header() -> dict[str, Any]:
+        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, folded=changed)
+
+    with PendingOutput(output, folded.model.state_dict(), header, overwrite=overwrite) as pending:
+        compared = _compared(network, folded, example, batches)
+        report = compared.report
+        if not report.passed and not force:
+            raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
+        pending.publish()
+    return Folded(folded.plan, name, compared, output, opened.notes)
 
 
-def _random(network: nn.Module, result: nn.Module, example: torch.Tensor) -> Compared:
-    report = verify(network, result, [torch.randn(example.shape, generator=torch.Generator().manual_seed(0))])
+def _compared(network: nn.Module, folded: FoldedModel, example: Tensor, batches: ImageBatches | None) -> Compared:
+    graphs = folded.before, folded.after
+    if batches is not None:
+        return compare(network, folded.model, batches, graphs=graphs)
+    inputs = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+    report = verify_labelled(network, folded.model, [inputs], graphs=graphs)
     return Compared(report, None, ("no images were given (-d): verified by graph, tensors and random inputs",))
 
 
@@ -98,17 +107,3 @@ def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> dict[str, li
         "identities": [*opened.folded["identities"], *identities],
         "biases": [*opened.folded["biases"], *biases],
     }
-
-
-def _write(
-    output: Path,
-    result: nn.Module,
-    opened: Opened,
-    name: str,
-    preprocessing: Preprocessing,
-    changed: dict[str, list[str]],
-    *,
-    overwrite: bool,
-) -> None:
-    header = header_for(opened, stage="folded", model=name, preprocessing=preprocessing, folded=changed)
-    write(output, result.state_dict(), header, overwrite=overwrite)

@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnretrofit.calibration import calibrate
-from bnretrofit.checkpoints import check_output, write
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, find_images
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
 from bnretrofit.planning import make_plan
 from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.publishing import check_output, write
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.comparing import compare
 from bnretrofit.workflows.header import header_for
