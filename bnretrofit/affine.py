@@ -8,11 +8,20 @@ and a layer y = W x + b followed by it is the layer  (scale W) x + (scale b + sh
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Affine", "FixedNorm", "absorb_backward", "affine_of", "fixed_norm"]
+__all__ = [
+    "Affine",
+    "FixedNorm",
+    "absorb_backward",
+    "absorbed_bias",
+    "absorbed_weight",
+    "affine_of",
+    "fixed_norm",
+]
 
 ROW_ELEMENTS = 1 << 22
 """Elements of a weight that are held in float64 at a time: 32 MB."""
@@ -64,13 +73,14 @@ def fixed_norm(norm: nn.Module) -> FixedNorm:
     if not isinstance(mean, Tensor) or not isinstance(var, Tensor):
         raise TypeError("a norm without running statistics has no fixed affine map")
     mean, var = mean.detach(), var.detach()
-    weight, bias, eps = norm.weight, norm.bias, norm.eps
+    weight, bias = norm.weight, norm.bias
+    eps: Any = norm.eps
     return FixedNorm(
         mean,
         var,
         weight.detach() if isinstance(weight, Tensor) else torch.ones_like(mean),
         bias.detach() if isinstance(bias, Tensor) else torch.zeros_like(mean),
-        eps if isinstance(eps, float) else 0.0,
+        float(eps),
     )
 
 
@@ -102,22 +112,29 @@ def absorb_backward(
     Returns:
         New weight and bias; the bias is None only if it was None and every shift is zero.
     """
-    new_weight = _scaled(weight.detach(), affine.scale, transposed=transposed, groups=groups)
+    new_weight = absorbed_weight(weight.detach(), affine, transposed=transposed, groups=groups)
     if bias is None and not bool(affine.shift.count_nonzero()):
         return new_weight, None
-    old_bias = torch.zeros_like(affine.shift) if bias is None else bias.detach().double()
-    new_bias = torch.addcmul(affine.shift, old_bias, affine.scale)
     dtype = weight.dtype if bias is None else bias.dtype
-    return new_weight, new_bias.to(dtype)
+    return new_weight, absorbed_bias(bias, affine).to(dtype)
 
 
-def _scaled(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+def absorbed_bias(bias: Tensor | None, affine: Affine) -> Tensor:
+    """The bias of the layer followed by the map: (C,), float64."""
+    old_bias = torch.zeros_like(affine.shift) if bias is None else bias.detach().double()
+    untouched = (affine.scale == 1) & (affine.shift == 0)
+    # Adding a zero would turn a bias of -0.0 into 0.0.
+    return torch.where(untouched, old_bias, torch.addcmul(affine.shift, old_bias, affine.scale))
+
+
+def absorbed_weight(weight: Tensor, affine: Affine, *, transposed: bool, groups: int) -> Tensor:
+    """The weight of the layer followed by the map, in the weight's own shape and dtype (see `absorb_backward`)."""
     if not transposed:
-        factor = scale.view(-1, *[1] * (weight.dim() - 1))
+        factor = affine.scale.view(-1, *[1] * (weight.dim() - 1))
         return _rounded_product(weight, factor)
     # Transposed layout: input channels first, and output channel g * (C_out / groups) + j stands at [group g, :, j].
     grouped = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
-    factor = scale.view(groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
+    factor = affine.scale.view(groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
     return _rounded_product(grouped, factor).view_as(weight)
 
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, UsageError
 
 __all__ = [
     "Batch",
     "as_call",
+    "checked_device",
     "describe",
     "device_of",
     "doubled",
@@ -52,6 +53,23 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"there is no device '{name}' here", why=why, remedy="bnretrofit env lists the devices"
+        ) from error
+    return device
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

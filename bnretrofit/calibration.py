@@ -15,7 +15,7 @@ from bnretrofit.batches import Batch, as_call, device_of, map_tensors, taken
 from bnretrofit.copies import share_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.moments import ChannelStats, Moments, sample_moments
-from bnretrofit.sites import Plan
+from bnretrofit.sites import Plan, Site
 from bnretrofit.surgery import place_norms
 
 __all__ = ["calibrate"]
@@ -55,7 +55,7 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
 def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Moments]) -> nn.Module:
     """Run the first batch, in the faster layout if the model allows it, and return what runs the others."""
     if _channels_last_is_faster(model, batch):
-        run = _collecting(_in_channels_last(share_copy(model)), plan, moments)
+        run = _collecting(_in_channels_last(share_copy(model, buffers=False)), plan, moments)
         try:
             _forward(run, batch)
         except InputRejectedError:
@@ -63,7 +63,7 @@ def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Mo
             pass
         else:
             return run
-    run = _collecting(share_copy(model), plan, moments)
+    run = _collecting(share_copy(model, buffers=False), plan, moments)
     _forward(run, batch)
     return run
 
@@ -71,21 +71,28 @@ def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Mo
 class _Collector(nn.Module):
     """Stands where the norm will stand: reduces what passes through, and hands it on."""
 
-    def __init__(self, moments: Moments, channel_dim: int) -> None:
+    def __init__(self, moments: Moments, site: Site) -> None:
         super().__init__()
         self.moments = moments
-        self.channel_dim = channel_dim
+        self.site = site
 
     def forward(self, output: Tensor) -> Tensor:
         """Reduce the output now: an in-place activation overwrites it a moment later."""
-        self.moments.add_samples(*sample_moments(output, self.channel_dim))
+        flat = self.site.kind == "Linear" and self.site.channel_dim == 1
+        if output.shape[self.site.channel_dim] != self.site.channels or (flat and output.dim() != 2):
+            raise InputRejectedError(
+                f"the layer's output has another shape than in the plan: {tuple(output.shape)}",
+                where=self.site.name,
+                remedy="make the plan from an example of the same rank",
+            )
+        self.moments.add_samples(*sample_moments(output, self.site.channel_dim))
         return output
 
 
 def _collecting(model: nn.Module, plan: Plan, moments: dict[str, Moments]) -> nn.Module:
     # Modules rather than hooks: torch's fast paths give way to hooks, and would come back once they are gone.
     moments |= {site.name: Moments(site.channels) for site in plan.sites}
-    collectors = {site.name: _Collector(moments[site.name], site.channel_dim) for site in plan.sites}
+    collectors = {site.name: _Collector(moments[site.name], site) for site in plan.sites}
     return place_norms(model, plan.sites, collectors).eval()
 
 
@@ -108,7 +115,8 @@ def _in_channels_last(model: nn.Module) -> nn.Module:
 
 
 def _forward(model: nn.Module, batch: Batch) -> None:
-    args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model)), batch))
+    # A copy: a model may overwrite what it is given.
+    args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
     try:
         model(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError) as error:

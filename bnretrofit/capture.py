@@ -43,6 +43,7 @@ class Graph:
         inputs: The nodes that stand for the model's inputs.
         tensors: What each node that stands for a parameter, buffer or constant holds.
         owners: The innermost module that ran each call, by its first name in the model.
+        output_spec: How the results are arranged: a tensor, a tuple, a dict with these keys.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Graph:
     inputs: tuple[fx.Node, ...]
     tensors: dict[fx.Node, TensorUse]
     owners: dict[fx.Node, str]
+    output_spec: Any
 
     def owner(self, node: fx.Node) -> nn.Module:
         """The innermost module that ran a call."""
@@ -136,7 +138,7 @@ def _graph_of(model: nn.Module, program: torch.export.ExportedProgram) -> Graph:
         elif spec.target is not None:
             tensors[node] = TensorUse(spec.target, _tensor_named(model, program, spec.target))
     calls = tuple(node for node in nodes if node.op == "call_function")
-    return Graph(model, calls, nodes[-1], tuple(inputs), tensors, _owners(model, calls))
+    return Graph(model, calls, nodes[-1], tuple(inputs), tensors, _owners(model, calls), program.call_spec.out_spec)
 
 
 def _tensor_named(model: nn.Module, program: torch.export.ExportedProgram, name: str) -> Tensor:

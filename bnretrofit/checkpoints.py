@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,9 +80,13 @@ def _kind_of(path: Path) -> str:
     if not path.is_file():
         why = "it is a folder" if path.is_dir() else "there is no such file"
         raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=why)
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[:2] == b"PK":
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=error.strerror) from error
+    # A zip archive, or a bare pickle of protocol 2 or above, as torch wrote before 1.6.
+    if start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "pickle"
     if len(start) == 9 and start[8:9] == b"{":
         return "safetensors"
@@ -122,8 +127,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, 
         raise InputRejectedError(
             "the checkpoint cannot be read",
             where=str(path),
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            remedy="it may be damaged, or hold more than tensors, which is never loaded",
+            why=_pickle_fault(error),
+            remedy="nothing but tensors is ever loaded; save model.state_dict() where the file was made",
         ) from error
     notes: tuple[str, ...] = ()
     wrapper = next(
@@ -142,6 +147,13 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, 
             why=f"'{wrong[0]}' is a {type(content[wrong[0]]).__name__}",
         )
     return {str(name): tensor for name, tensor in content.items()}, None, notes
+
+
+def _pickle_fault(error: Exception) -> str:
+    # torch's own message goes on to advise loading the file without weights_only: that advice is not handed on.
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors, or is damaged"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:

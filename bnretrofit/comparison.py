@@ -32,8 +32,8 @@ TOLERANCES: dict[torch.dtype, Tolerance] = {
     torch.float32: Tolerance(rtol=1e-4, atol=1e-6, tensor=1e-4),
     # Unit of rounding 4.9e-4, and about ten layers' worth of it.
     torch.float16: Tolerance(rtol=1e-2, atol=1e-4, tensor=2e-3),
-    # Unit of rounding 3.9e-3, and about ten layers' worth of it.
-    torch.bfloat16: Tolerance(rtol=5e-2, atol=1e-3, tensor=1.6e-2),
+    # Unit of rounding 2e-3, and about ten layers' worth of it; a weight off by 1 % is more than three.
+    torch.bfloat16: Tolerance(rtol=5e-2, atol=1e-3, tensor=6e-3),
 }
 
 
@@ -49,7 +49,8 @@ class Report:
     Attributes:
         passed: The verdict: proved, or outputs within tolerance and no tensor that differs beyond it.
         proved: The captured graphs are the same operators with the same arguments and tensors, once norms that are the
-            kernel's exact identity are dropped: equal for every finite input, on this device and dtype.
+            kernel's exact identity are dropped: equal for every finite input of the captured shapes, on this device and
+            dtype. Never true of models whose outputs differ on an input that was tried.
         bit_identical: Every output on every input tried is equal, bit for bit (-0.0 counts as 0.0).
         max_abs_error: Largest output difference over all inputs, in the output's unit; NaN if any output is NaN.
         mean_abs_error: Mean output difference over all inputs.
@@ -98,11 +99,12 @@ class Report:
     def __str__(self) -> str:
         verdict = "PASSED" if self.passed else "FAILED"
         level = "proved equal for every finite input" if self.proved else "not proved"
+        samples = "1 sample" if self.samples == 1 else f"{self.samples} samples"
         bits = "bit-identical" if self.bit_identical else "not bit-identical"
         error = f"max {self.max_abs_error:.3g}, mean {self.mean_abs_error:.3g}, relative {self.max_rel_error:.3g}"
         allowed = f"rtol {self.rtol:g}, atol {self.atol:g}; the smallest rtol that passes is {self.required_rtol:.3g}"
         lines = [
-            f"{verdict}: {level}; {bits} on {self.samples} samples and {self.random_samples} random ones",
+            f"{verdict}: {level}; {bits} on {samples} and {self.random_samples} random",
             f"  error       {error}; 99 % of samples below {self.p99_abs_error:.3g}",
             f"  tolerance   {allowed}",
         ]

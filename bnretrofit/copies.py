@@ -10,11 +10,12 @@ from bnretrofit.errors import InputRejectedError
 __all__ = ["independent_copy", "load_tensors", "replace_module", "share_copy"]
 
 
-def share_copy(model: nn.Module) -> nn.Module:
+def share_copy(model: nn.Module, *, buffers: bool = True) -> nn.Module:
     """A new tree of modules over the very same parameters and buffers: surgery on it leaves the argument alone.
 
     Args:
         model: Any module.
+        buffers: Share the buffers too; False for a copy that is to run, since a model may write to its buffers.
 
     Returns:
         A copy whose modules, hooks and attributes are its own and whose tensors are the argument's.
@@ -22,7 +23,8 @@ def share_copy(model: nn.Module) -> nn.Module:
     Raises:
         InputRejectedError: Python cannot copy the model.
     """
-    memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared = (*model.parameters(), *model.buffers()) if buffers else tuple(model.parameters())
+    memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
     return _deepcopy(model, memo)
 
 

@@ -1,6 +1,7 @@
 """A folder of images -> batches. timm does the transforms."""
 
 import math
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -72,13 +73,7 @@ def find_images(folder: Path, max_bad_images: int = 0) -> ImageFiles:
     if not folder.is_dir():
         why = "it is a file" if folder.exists() else "there is no such folder"
         raise InputRejectedError("the images cannot be read", where=str(folder), why=why)
-    visible = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name.lower() not in IGNORED
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    visible = sorted(path for path in _files(folder) if path.name.lower() not in IGNORED)
     paths = tuple(path for path in visible if path.suffix.lower() in SUFFIXES)
     others = tuple(path for path in visible if path.suffix.lower() not in SUFFIXES)
     if not paths:
@@ -102,6 +97,20 @@ def find_images(folder: Path, max_bad_images: int = 0) -> ImageFiles:
     return ImageFiles(folder, paths, tuple(classes.index(parts[0]) for parts in parents), tuple(classes), others)
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    # Links are followed, as torchvision's ImageFolder does; hidden files and folders are none of ours.
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        kept = []
+        for name in folders:
+            real = os.path.realpath(Path(place, name))
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                kept.append(name)
+        folders[:] = kept
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
 @dataclass(slots=True)
 class ImageBatches:
     """Images as batches (N, C, H, W), float32; images that cannot be read are counted in `bad`.
@@ -123,6 +132,7 @@ class ImageBatches:
     workers: int = 0
     max_bad_images: int = 0
     bad: list[str] = field(default_factory=list)
+    _bad_indices: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return math.ceil(len(self.files.paths) / self.batch_size)
@@ -130,15 +140,18 @@ class ImageBatches:
     @property
     def labels(self) -> list[int]:
         """Labels of the images that could be read, after a pass or before it if all can."""
-        unreadable = {line.split(":", 1)[0] for line in self.bad}
-        return [
-            label
-            for path, label in zip(self.files.paths, self.files.labels, strict=True)
-            if str(path.relative_to(self.files.root)) not in unreadable
-        ]
+        return [label for index, label in enumerate(self.files.labels) if index not in self._bad_indices]
+
+    def first(self) -> Tensor:
+        """The first batch.
+
+        Raises:
+            InputRejectedError: No image could be read.
+        """
+        return next(iter(self))
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.bad = []
+        self.bad, self._bad_indices = [], set()
         loader: DataLoader[Any] = DataLoader(
             _Decoded(self.files.paths, self.preprocessing),
             batch_size=self.batch_size,
@@ -147,6 +160,10 @@ class ImageBatches:
         )
         for items in loader:
             yield from self._stacked(items)
+        if len(self.bad) == len(self.files.paths):
+            raise InputRejectedError(
+                "no image of the folder can be read", where=str(self.files.root), why=f"the first is {self.bad[0]}"
+            )
 
     def _stacked(self, items: list[tuple[int, Tensor | str]]) -> Iterator[Tensor]:
         pending: list[Tensor] = []
@@ -163,6 +180,7 @@ class ImageBatches:
 
     def _note_bad(self, index: int, reason: str) -> None:
         path = self.files.paths[index]
+        self._bad_indices.add(index)
         self.bad.append(f"{path.relative_to(self.files.root)}: {reason}")
         if len(self.bad) + len(self.files.others) > self.max_bad_images:
             raise InputRejectedError(

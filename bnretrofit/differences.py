@@ -63,15 +63,16 @@ class Differences:
         if a.shape != b.shape:
             self.problem = f"the outputs have shapes {tuple(a.shape)} and {tuple(b.shape)}"
             return
+        b = b.to(a.device)
         self.bit_identical &= a.dtype == b.dtype and torch.equal(a, b)
         if not a.dtype.is_floating_point:
-            if not torch.equal(a, b):
-                self.problem = "outputs of whole numbers differ"
+            if a.dtype != b.dtype or not torch.equal(a, b):
+                self.problem = "outputs that are no floating-point numbers differ"
             return
         if not a.numel():
             return
         rows = len(a) if a.dim() else 1
-        left, right = a.double().reshape(rows, -1), b.to(a.device).double().reshape(rows, -1)
+        left, right = a.double().reshape(rows, -1), b.double().reshape(rows, -1)
         if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
             self.nan = True
             return

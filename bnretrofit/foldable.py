@@ -8,7 +8,7 @@ from bnretrofit.capture import Graph, op_of
 from bnretrofit.identity import identity_channels
 from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, Normed, is_batch_norm, is_fixed_norm, kind_of
 from bnretrofit.sites import Fold, FoldPlan, Leave
-from bnretrofit.surgery import inserted_norms, norm_after
+from bnretrofit.surgery import inserted_norms, is_plain_call, norm_after
 
 __all__ = ["find_folds"]
 
@@ -51,9 +51,16 @@ def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
     affine = affine_of(norm)
     if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
         return "its scale or shift is not finite"
+    return _call_obstacle(graph, name, norm)
+
+
+def _call_obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
+    """Why a norm with a fixed map cannot be folded, judged by how the model calls it."""
     calls = _calls(graph, name)
     if not calls:
         return "the model never runs it in eval mode"
+    if not all(is_plain_call(graph, node) for node in calls):
+        return "it is not run with its own tensors, its own eps and fixed statistics"
     sources = [_source(graph, norm, node) for node in calls]
     problem = next((source for source in sources if isinstance(source, str)), None)
     if problem is not None:

@@ -4,6 +4,7 @@ Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm
 put in is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
 """
 
+import logging
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,6 +24,8 @@ from bnretrofit.surgery import PLAN_ATTRIBUTE
 from bnretrofit.twins import align, carry, with_tensors_of
 
 __all__ = ["SCALE_LIMIT", "FoldedModel", "fold", "fold_captured", "make_fold_plan"]
+
+logger = logging.getLogger(__name__)
 
 SCALE_LIMIT = 1000.0
 """Largest |weight| / sqrt(running_var + eps) that folds without force. With the usual eps of 1e-5 a channel reaches it
@@ -70,7 +73,7 @@ def fold(
         allow_new_layers: Permit layers that the architecture does not have. No fold into the layer before needs one.
 
     Returns:
-        The folded model, in the mode of `model`. `make_fold_plan` says what stayed and why.
+        The folded model, in the mode of `model`. What stays is logged as a warning; `make_fold_plan` gives it as data.
 
     Raises:
         InputRejectedError: A scale is beyond the limit, or the twin does not fit.
@@ -78,6 +81,8 @@ def fold(
     """
     del allow_new_layers  # Only folds into the layer after a norm could need one.
     folded = fold_captured(model, example, like=like, force=force)
+    for leave in folded.plan.leaves:
+        logger.warning("fold leaves '%s' (%s): %s", leave.name, leave.kind, leave.reason)
     same = compare_graphs(folded.before, folded.after)
     if not same.same_operators or not same.tensor_error <= tolerance_for(dtype_of(model)).tensor:
         raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
@@ -120,7 +125,7 @@ def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, f
     if alignment.norms:
         layer, (_, norm) = next(iter(alignment.norms.items()))
         raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
-    state = copy.state_dict()
+    state = copy.state_dict(keep_vars=True)
     carried = {name: state[source] for name, source in alignment.tensors.items()}
     result = carry(like, carried, training=model.training)
     return FoldedModel(result, plan, before, with_tensors_of(twin, result))
@@ -152,4 +157,4 @@ def _folded(model: nn.Module, found: Fold) -> nn.Module:
     holder = next((module for module in model.modules() if isinstance(module, Normed) and module.norm is norm), None)
     if holder is not None:
         return replace_module(model, holder, layer)
-    return replace_module(model, norm, nn.Identity())
+    return replace_module(model, norm, nn.Identity().train(norm.training))

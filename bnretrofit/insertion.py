@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.affine import fixed_norm
-from bnretrofit.batches import device_of, example_from
-from bnretrofit.capture import capture
+from bnretrofit.batches import device_of, dtype_of, example_from
+from bnretrofit.capture import Graph, capture
+from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, share_copy
 from bnretrofit.errors import InexactIdentityWarning, InputRejectedError, UsageError, VerificationError
 from bnretrofit.identity import set_identity
@@ -16,7 +17,7 @@ from bnretrofit.layers import kind_of, norm_for
 from bnretrofit.moments import ChannelStats
 from bnretrofit.proof import compare_graphs
 from bnretrofit.sites import Plan, Site
-from bnretrofit.surgery import bypassed_sites, place_norms, record_plan
+from bnretrofit.surgery import place_norms, plan_of, record_plan, runs_through
 from bnretrofit.twins import COUNTER, carry
 
 __all__ = ["insert", "insert_sharing"]
@@ -52,6 +53,11 @@ def insert_sharing(
     """`insert`, with a result that shares the tensors of its argument: for callers that have no more use for it."""
     if init not in INITS:
         raise UsageError(f"unknown init '{init}'", remedy=f"choose from {', '.join(INITS)}")
+    before = plan_of(model)
+    if before is not None and before.twin is not None:
+        raise InputRejectedError(
+            f"the model was retrofitted like a {before.twin} already", remedy="fold it first, or retrofit the original"
+        )
     for site in plan.sites:
         _check_site(model, site, stats)
     result = _into_twin(model, plan, stats, init) if plan.twin is not None else _in_place(model, plan, stats, init)
@@ -106,11 +112,27 @@ def _in_place(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], i
     for site in plan.sites:
         norms[site.name] = norm_for(site.norm, site.channels, copy.get_submodule(site.name))
         _set(norms[site.name], stats[site.name], init, site.name)
-    reasons, _ = bypassed_sites(model, plan.sites, example_from(plan.inputs, device_of(model)), training=False)
-    if reasons:
-        name, reason = next(iter(reasons.items()))
-        raise VerificationError("the plan's norm would not be run", where=name, why=reason, remedy="make the plan anew")
-    return place_norms(copy, plan.sites, norms)
+    result = place_norms(copy, plan.sites, norms)
+    example = example_from(plan.inputs, device_of(model))
+    graph = capture(result, example)
+    for site in plan.sites:
+        if not runs_through(graph, site):
+            raise VerificationError("the model goes around the norm", where=site.name, remedy="exclude the layer")
+    _require_same(capture(model, example), graph, model, tensors=False)
+    return result
+
+
+def _require_same(before: Graph, after: Graph, model: nn.Module, *, tensors: bool) -> None:
+    """Refuse a result that runs other operators, norms aside, or (if asked) other tensors."""
+    same = compare_graphs(before, after)
+    close = not tensors or same.tensor_error <= tolerance_for(dtype_of(model)).tensor
+    if not (same.same_operators and close):
+        raise VerificationError(
+            f"the {type(after.model).__name__} with norms does not compute what the {type(model).__name__} computes",
+            where=same.layer,
+            why=same.difference,
+            remedy="exclude the layers that the model's own code tells apart by their class",
+        )
 
 
 def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:
@@ -121,7 +143,7 @@ def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], 
         )
     device = device_of(model)
     ours = model.state_dict(keep_vars=True)
-    state: dict[str, Tensor] = {name: ours[source].detach() for name, source in plan.tensors.items()}
+    state: dict[str, Tensor] = {name: ours[source] for name, source in plan.tensors.items()}
     for site in plan.sites:
         # A norm of the twin's own class and eps, with real tensors even where the twin is on the meta device.
         norm = type(plan.like.get_submodule(site.norm_name))(
@@ -132,15 +154,8 @@ def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], 
         state |= {f"{site.norm_name}.{leaf}": value.detach() for leaf, value in norm.state_dict().items()}
         state.setdefault(f"{site.norm_name}.{COUNTER}", torch.zeros((), dtype=torch.long, device=device))
     result = carry(plan.like, state, training=model.training)
-    if init == "identity":
-        example = example_from(plan.inputs, device)
-        same = compare_graphs(capture(model, example), capture(result, example))
-        if not same.same_operators:
-            raise VerificationError(
-                f"the {plan.twin} does not compute what the {type(model).__name__} computes",
-                where=same.layer,
-                why=same.difference,
-            )
+    example = example_from(plan.inputs, device)
+    _require_same(capture(model, example), capture(result, example), model, tensors=init == "identity")
     return result
 
 

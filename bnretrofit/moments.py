@@ -1,8 +1,8 @@
 """Mean and variance per channel, gathered so that no way of batching the samples can change them.
 
-Each sample gives its own mean and variance per channel (two passes in float64); samples are then joined through the
-sums of x and x^2, carried as unevaluated pairs of float64 (about 106 bits, so the subtraction E[x^2] - E[x]^2 loses
-nothing, and the order of the additions leaves no trace in the float64 result).
+Each sample gives its own mean and variance per channel (two passes, summed in float64); samples are then joined through
+the sums of x and x^2, carried as unevaluated pairs of float64: about 106 bits, so that, while the squared mean is below
+10^14 variances, the subtraction E[x^2] - E[x]^2 and the order of the additions leave no trace in the float64 result.
 """
 
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, T
     if last.is_contiguous():
         mean, var = _channels_last(last.reshape(samples, count, channels))
     else:
-        mean, var = _channels_first(activation.reshape(samples * channels, count))
+        mean, var = _channels_first(last.movedim(-1, 1).reshape(samples * channels, count))
     return count, mean.view(samples, channels).cpu(), var.view(samples, channels).cpu()
 
 

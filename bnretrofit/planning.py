@@ -110,8 +110,17 @@ def _obstacle(graph: Graph, name: str, calls: list[fx.Node]) -> str | None:
         if any(module is not layer and module._parameters.get("weight") is weight for module in graph.model.modules()):
             return f"its weight is tied: {place} uses the same tensor"
         return f"its weight is used by {place} ({op_of(foreign)}) without calling the layer"
-    if not calls:
-        return "the model never calls it in eval mode"
+    return _uncalled(graph) if not calls else _call_obstacle(graph, name, weight, calls)
+
+
+def _uncalled(graph: Graph) -> str:
+    if any(source.op == "get_attr" for node in graph.nodes for source in node.all_input_nodes):
+        return "no call of it was captured: it is never called in eval mode, or in a region that is not looked into"
+    return "the model never calls it in eval mode"
+
+
+def _call_obstacle(graph: Graph, name: str, weight: nn.Parameter, calls: list[fx.Node]) -> str | None:
+    """Why nothing can go in after a layer that is called, judged by its calls."""
     for node in calls:
         use = graph.tensor(node.args[1])
         if use is None or use.tensor is not weight:

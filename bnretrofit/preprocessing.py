@@ -1,6 +1,7 @@
 """How an image becomes a model's input, as data that travels with a checkpoint."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,15 @@ class Preprocessing:
             fields: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
             }
-            return cls(**fields)
-        except (TypeError, ValueError) as error:
+            made = cls(**fields)
+            sizes = [1 if size is None else size for size in made.input_size]
+            if len(sizes) != 3 or min(sizes) < 1 or any(size != int(size) for size in sizes):
+                raise ValueError("input_size is out of range")
+            if not all(math.isfinite(value) for value in (*made.mean, *made.std, made.crop_pct)):
+                raise ValueError("a number is not finite")
+        except (AttributeError, TypeError, ValueError) as error:
             raise InputRejectedError("the stored preprocessing is damaged", why=str(error)) from error
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -67,7 +74,10 @@ class Preprocessing:
         channels = self.input_size[0]
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) not in (1, channels):
-                raise UsageError(f"--{name} takes 1 or {channels} values", why=f"{len(values)} were given")
+                count = "1 value" if channels == 1 else f"1 or {channels} values"
+                raise UsageError(f"--{name} takes {count}", why=f"{len(values)} were given")
+            if values is not None and not all(math.isfinite(value) for value in values):
+                raise UsageError(f"--{name} must be finite")
         if std is not None and min(std) <= 0:
             raise UsageError("--std must be positive")
         if crop_pct is not None and not 0 < crop_pct <= 1:

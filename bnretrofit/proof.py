@@ -7,6 +7,7 @@ compared.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten
 
-from bnretrofit.affine import absorb_backward, affine_of
+from bnretrofit.affine import absorbed_bias, absorbed_weight, affine_of
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.identity import identity_channels, kernel_is_exact
 from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, kind_of
-from bnretrofit.surgery import norm_after
+from bnretrofit.surgery import is_plain_call, norm_after
 
 __all__ = ["GraphComparison", "compare_graphs", "prove"]
 
@@ -51,6 +52,14 @@ class GraphComparison:
     tensor_error: float = 0.0
 
 
+_RANDOM_OPS = re.compile(r"aten\.(rand|bernoulli|multinomial|normal|poisson|exponential|uniform|native_dropout|rrelu)")
+
+ARRANGED_OTHERWISE = "the results are arranged otherwise, or under other names"
+
+_SUBGRAPH = "a subgraph"
+"""Stands for the body of a control-flow, checkpointing or autocast operator, which is not compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Leaf:
     """A tensor argument: its name and a way to its value (float64 where a norm is absorbed)."""
@@ -68,10 +77,28 @@ class _Step:
 
 
 def prove(a: Graph, b: Graph) -> GraphComparison:
-    """Compare with identity norms dropped: agreement proves equality for all finite inputs on this device and dtype."""
+    """Compare with identity norms dropped: agreement proves equality for all finite inputs of the captured shapes.
+
+    It holds on this device and dtype. Graphs that draw random numbers, or have subgraphs, are never proved.
+    """
+    if reason := next((reason for node in (*a.nodes, *b.nodes) if (reason := _unprovable(node))), None):
+        return GraphComparison(same_operators=False, same_tensors=False, difference=reason)
+    if a.output_spec != b.output_spec:
+        return GraphComparison(same_operators=False, same_tensors=False, difference=ARRANGED_OTHERWISE)
     return _compare(
         _steps(a, _identity_norms(a), absorb=False), _steps(b, _identity_norms(b), absorb=False), exact=True
     )
+
+
+def _unprovable(node: fx.Node) -> str | None:
+    if any(source.op == "get_attr" for source in node.all_input_nodes):
+        return f"{op_of(node)} runs a subgraph, which is not compared"
+    name = op_of(node)
+    if name.startswith("aten.scaled_dot_product_attention."):
+        drops = (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0
+    else:
+        drops = name.startswith(_SILENT_OPS) and node.args[2] is not False
+    return f"{name} draws random numbers" if drops or _RANDOM_OPS.match(name) else None
 
 
 def compare_graphs(a: Graph, b: Graph) -> GraphComparison:
@@ -85,7 +112,7 @@ def _layer_norms(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node]]:
         if op_of(call) not in LAYER_OPS or (norm := norm_after(call)) is None:
             continue
         owner, kind = graph.owner(norm), kind_of(graph.owner(call))
-        if norm.args[5] or norm.args[3] is None or kind is None or not hasattr(owner, "running_mean"):
+        if kind is None or not is_plain_call(graph, norm):
             continue
         last = isinstance(owner, ChannelsLastBatchNorm1d)
         if kind.channel_dim(call.meta["val"].dim()) == (-1 if last else 1) and (norm.args[0] is call or last):
@@ -144,9 +171,20 @@ def _is_silent(graph: Graph, node: fx.Node, dropped: dict[fx.Node, fx.Node], own
     """Whether a call hands on its input: a dropped norm, the rearrangements that are its own, dropout in eval mode."""
     if node in dropped:
         return True
-    if graph.owners[node] in owners and isinstance(graph.owner(node), ChannelsLastBatchNorm1d):
-        return not op_of(node).startswith("aten.batch_norm.")
+    if graph.owners[node] in owners and type(graph.owner(node)) is ChannelsLastBatchNorm1d:
+        return _is_own_rearrangement(node, dropped)
     return op_of(node).startswith(_SILENT_OPS) and node.args[2] is False
+
+
+def _is_own_rearrangement(node: fx.Node, dropped: dict[fx.Node, fx.Node]) -> bool:
+    """Whether a call flattens a dropped channels-last norm's input, or gives its output that input's shape again."""
+    if not op_of(node).startswith(("aten.flatten.", "aten.view.", "aten.reshape.")):
+        return False
+    if any(user in dropped for user in node.users):
+        return True
+    norm = node.args[0]
+    call = dropped.get(norm) if isinstance(norm, fx.Node) else None
+    return call is not None and call.meta["val"].shape == node.meta["val"].shape
 
 
 def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
@@ -155,37 +193,40 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
     use = graph.tensor(leaf)
     if use is not None:
         return _Leaf(use.name, use.tensor.detach)
-    # What is neither (a subgraph of a control-flow operator) is compared with nothing: it equals only itself.
-    return index.get(leaf, object())
+    return index.get(leaf, _SUBGRAPH)
 
 
 def _effective_arguments(
     graph: Graph, call: fx.Node, norm: fx.Node | None, arguments: list[Any], layout: Any
 ) -> tuple[list[Any], Any]:
     """A layer call's arguments with its norm absorbed, and with a bias of zeros where it has none."""
-    weight, bias = graph.tensor(call.args[1]), graph.tensor(call.args[2] if len(call.args) > 2 else None)
-    kind = kind_of(graph.owner(call))
-    if weight is None or kind is None:
+    bias_argument = call.args[2] if len(call.args) > 2 else None
+    weight, bias = graph.tensor(call.args[1]), graph.tensor(bias_argument)
+    layer = graph.owner(call)
+    kind = kind_of(layer)
+    if weight is None or kind is None or (bias is None and bias_argument is not None):
         return arguments, layout
-    groups = int(getattr(graph.owner(call), "groups", 1))
 
     def plain_bias() -> Tensor:
         if bias is not None:
-            return bias.tensor.detach().double()
-        return weight.tensor.new_zeros(kind.channels(graph.owner(call)), dtype=torch.float64)
-
-    def absorbed() -> tuple[Tensor, Tensor]:
-        if norm is None:
-            raise TypeError("there is no norm to absorb")
-        w, b, module = weight.tensor.detach().double(), plain_bias(), graph.owner(norm)
-        affine = affine_of(module).where(identity_channels(module))
-        new_w, new_b = absorb_backward(w, b, affine, transposed=kind.transposed, groups=groups)
-        return new_w, b if new_b is None else new_b
+            return bias.tensor.detach()
+        return weight.tensor.new_zeros(kind.channels(layer), dtype=torch.float64)
 
     suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
     bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
-    weight_leaf = _Leaf(weight.name + suffix, weight.tensor.detach if norm is None else lambda: absorbed()[0])
-    bias_leaf = _Leaf(bias_name + suffix, plain_bias if norm is None else lambda: absorbed()[1])
+    weight_value, bias_value = weight.tensor.detach, plain_bias
+    if norm is not None:
+        module, groups = graph.owner(norm), int(getattr(layer, "groups", 1))
+        affine = affine_of(module).where(identity_channels(module))
+        transposed = kind.transposed
+
+        def weight_value() -> Tensor:
+            return absorbed_weight(weight.tensor.detach().double(), affine, transposed=transposed, groups=groups)
+
+        def bias_value() -> Tensor:
+            return absorbed_bias(plain_bias().double(), affine)
+
+    weight_leaf, bias_leaf = _Leaf(weight.name + suffix, weight_value), _Leaf(bias_name + suffix, bias_value)
     others = [_constant(value) for value in (*call.args[3:], call.kwargs)]
     return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
 
@@ -216,7 +257,7 @@ def _step_difference(a: _Step, b: _Step, pairs: list[tuple[_Leaf, _Leaf, str]]) 
     for mine, other in zip(a.arguments, b.arguments, strict=True):
         if isinstance(mine, _Leaf) and isinstance(other, _Leaf):
             pairs.append((mine, other, b.owner))
-        elif mine != other:
+        elif type(mine) is not type(other) or mine != other:
             return f"at {where} {a.op} takes {_shown(mine)} in one and {_shown(other)} in the other"
     return None
 
@@ -240,18 +281,24 @@ def _compare_tensors(pairs: list[tuple[_Leaf, _Leaf, str]], *, exact: bool) -> G
     return GraphComparison(
         same_operators=True,
         same_tensors=False,
-        difference=f"the tensor {worst_name} differs by {worst:.3g} of its largest element",
+        difference=_tensor_difference(worst_name, worst),
         layer=worst_layer,
         tensor_error=worst,
     )
 
 
+def _tensor_difference(name: str, error: float) -> str:
+    if error == float("inf"):
+        return f"the tensor {name} has another shape, dtype or memory layout"
+    return f"the tensor {name} differs by {error:.3g} of its largest element"
+
+
 def _tensor_error(a: Tensor, b: Tensor, *, exact: bool) -> float:
     """0.0 if equal, else the largest difference relative to the largest element.
 
-    Infinite where the shapes differ or, if exact, the dtypes; NaN where an element is not finite.
+    Infinite where the shapes differ or, if exact, the dtypes or memory layouts; NaN where an element is not finite.
     """
-    if a.shape != b.shape or (exact and (a.dtype != b.dtype or a.device != b.device)):
+    if a.shape != b.shape or (exact and _kept(a) != _kept(b)):
         return float("inf")
     if a.dtype == b.dtype and torch.equal(a, b):
         return 0.0
@@ -265,3 +312,9 @@ def _tensor_error(a: Tensor, b: Tensor, *, exact: bool) -> float:
         if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
             return float("nan")
     return worst / largest if largest else 0.0
+
+
+def _kept(tensor: Tensor) -> tuple[Any, ...]:
+    # Kernels round differently in another layout; the stride of a dimension of one says nothing.
+    strides = tuple(stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
+    return tensor.dtype, tensor.device, strides

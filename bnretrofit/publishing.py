@@ -36,7 +36,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         )
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
-    if path.is_dir() or (path.exists() and not overwrite):
+    try:
+        taken = path.is_dir() or (path.exists() and not overwrite)
+    except OSError as error:
+        raise UsageError("the output cannot have that name", where=str(path), why=error.strerror) from error
+    if taken:
         raise UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
 
 
@@ -95,8 +99,11 @@ class PendingOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        finally:
+            # A second Ctrl-C ends the waiting, not the sweeping: the writer then goes on in a file without a name.
+            self._temporary.unlink(missing_ok=True)
 
     def publish(self) -> None:
         """Put the file in its place, once it is whole on the disk.
@@ -111,7 +118,8 @@ class PendingOutput:
                 os.fsync(file.fileno())
             self._temporary.replace(self._path)
             _sync_folder(self._path.parent)
-        except (OSError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch.save reports a full disk as a RuntimeError.
             raise _unwritable(self._path, error) from error
 
 
@@ -120,25 +128,29 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    metadata = {"format": "pt"}
-    if (document := header()) is not None:
-        metadata[HEADER_KEY] = json.dumps(document, sort_keys=True)
+    # One entry only: safetensors writes several in an order of its own, and the same input is to give the same bytes.
+    document = header()
+    metadata = {"format": "pt"} if document is None else {HEADER_KEY: json.dumps(document, sort_keys=True)}
     save_file(_separate(tensors), path, metadata=metadata)
 
 
 def _write_pickle(path: Path, tensors: Mapping[str, Tensor], _header: Header) -> None:
-    torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, path)
+    # Into an open file: given a path, torch would write the temporary's random name into the archive.
+    with path.open("wb") as file:
+        torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, file)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # A tied tensor stands in the file under each of its names, as strict loading asks.
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        result[name] = plain.clone() if plain.data_ptr() in seen else plain
-        seen.add(plain.data_ptr())
-    return result
+    # A tied tensor stands in the file under each of its names, as strict loading asks; so do views that overlap.
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    reached = 0
+    for name in sorted(plain, key=lambda name: plain[name].data_ptr()):
+        start, size = plain[name].data_ptr(), plain[name].nbytes
+        if size and start < reached:
+            plain[name] = plain[name].clone()
+        else:
+            reached = max(reached, start + size)
+    return plain
 
 
 def _umask() -> int:

@@ -2,13 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from bnretrofit.errors import InputRejectedError
 
 __all__ = ["Fold", "FoldPlan", "Leave", "Plan", "Site", "Skip"]
 
 PLAN_SCHEMA = 1
+
+Decision = TypeVar("Decision", "Site", "Skip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ class Skip:
     name: str
     kind: str
     reason: str
+
+
+def _checked(decision: Decision) -> Decision:
+    """Refuse a decision whose fields are not of their types: a document may say anything."""
+    for item in dataclasses.fields(decision):
+        value = getattr(decision, item.name)
+        if not isinstance(value, item.type if isinstance(item.type, type) else str) or isinstance(value, bool):
+            raise TypeError(f"{item.name} is {value!r}")
+    return decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +107,8 @@ class Plan:
                     remedy=f"this version reads {PLAN_SCHEMA}",
                 )
             return cls(
-                sites=tuple(Site(**site) for site in document["sites"]),
-                skips=tuple(Skip(**skip) for skip in document["skips"]),
+                sites=tuple(_checked(Site(**site)) for site in document["sites"]),
+                skips=tuple(_checked(Skip(**skip)) for skip in document["skips"]),
                 inputs=document["inputs"],
                 placement=document["placement"],
                 twin=document["twin"],

@@ -1,6 +1,7 @@
 """The edit itself: layers replaced in their places by `Normed`, and a second capture that shows what came of it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import fx, nn
 
@@ -8,10 +9,19 @@ from bnretrofit.batches import Batch, doubled
 from bnretrofit.capture import Graph, capture, op_of
 from bnretrofit.copies import replace_module, share_copy
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import Normed, norm_for
+from bnretrofit.layers import Normed, is_fixed_norm, norm_for
 from bnretrofit.sites import Plan, Site
 
-__all__ = ["bypassed_sites", "inserted_norms", "norm_after", "place_norms", "plan_of", "record_plan"]
+__all__ = [
+    "bypassed_sites",
+    "inserted_norms",
+    "is_plain_call",
+    "norm_after",
+    "place_norms",
+    "plan_of",
+    "record_plan",
+    "runs_through",
+]
 
 PLAN_ATTRIBUTE = "bnretrofit_plan"
 
@@ -38,7 +48,8 @@ def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.
 
 def record_plan(model: nn.Module, plan: Plan) -> nn.Module:
     """Note on a retrofitted model what was inserted, so that `fold` can tell it from the norms the network had."""
-    setattr(model, PLAN_ATTRIBUTE, plan)
+    # Without the twin, which would be copied along with the model from now on.
+    setattr(model, PLAN_ATTRIBUTE, replace(plan, like=None))
     return model
 
 
@@ -94,7 +105,7 @@ def bypassed_sites(
             notes.append(f"training mode could not be checked for bypassed norms: {error.why}")
             continue
         for site in sites:
-            if site.name not in bypassed and not _runs_through(graph, site):
+            if site.name not in bypassed and not runs_through(graph, site):
                 bypassed[site.name] = (
                     f"the model goes around a norm after it in {mode} mode, as the graph after insertion shows"
                 )
@@ -118,11 +129,23 @@ def norm_after(call: fx.Node) -> fx.Node | None:
     return None
 
 
+def is_plain_call(graph: Graph, node: fx.Node) -> bool:
+    """Whether a batch_norm call is a stock norm's own: with its tensors and eps, by fixed statistics."""
+    norm = graph.owner(node)
+    if not is_fixed_norm(norm) or node.args[5]:
+        return False
+    held = [getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var")]
+    read = [None if (use := graph.tensor(argument)) is None else use.tensor for argument in node.args[1:5]]
+    same: bool = all(mine is theirs for mine, theirs in zip(held, read, strict=True))
+    return same and held[2] is not None and bool(node.args[7] == norm.eps)
+
+
 def _blank(model: nn.Module, site: Site) -> nn.Module:
     return norm_for(site.norm, site.channels, model.get_submodule(site.name))
 
 
-def _runs_through(graph: Graph, site: Site) -> bool:
+def runs_through(graph: Graph, site: Site) -> bool:
+    """Whether every call of a site's layer goes through its norm, in the graph after insertion."""
     weight = graph.model.get_submodule(site.result_name)._parameters["weight"]
     if weight is None:
         return False

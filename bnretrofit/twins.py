@@ -97,11 +97,14 @@ def carry(twin: nn.Module, state: Mapping[str, Tensor], *, training: bool) -> nn
 
     Args:
         twin: The architecture; it may be on the meta device.
-        state: A tensor for every key of the twin's state_dict.
+        state: A tensor for every key of the twin's state_dict; one that is a frozen parameter stays frozen.
         training: The mode of the result.
     """
     result = independent_copy(twin)
-    load_tensors(result, state)
+    load_tensors(result, {name: tensor.detach() for name, tensor in state.items()})
+    for name, parameter in result.named_parameters():
+        given = state[name]
+        parameter.requires_grad_(given.requires_grad if isinstance(given, nn.Parameter) else parameter.requires_grad)
     _refuse_meta(result)
     return result.train(training)
 

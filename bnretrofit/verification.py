@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,33 +56,48 @@ def verify_labelled(
     atol: float | None = None,
     accuracy: Accuracy | None = None,
     graphs: tuple[Graph, Graph] | None = None,
+    example: Batch | None = None,
 ) -> Report:
-    """`verify`, counting top-1 hits on the way where labels are known, and with the graphs if they are at hand."""
+    """`verify`, for callers who have more, or less, than models and batches.
+
+    Args:
+        a: The reference.
+        b: The model to judge.
+        batches: What both are run on.
+        rtol: See `verify`.
+        atol: See `verify`.
+        accuracy: Counts top-1 hits on the way.
+        graphs: Both models' graphs, if they are at hand.
+        example: A batch by whose shape random inputs are made; with one, `batches` may be empty.
+    """
     tolerance = tolerance_for(dtype_of(a))
     rtol, atol = tolerance.rtol if rtol is None else rtol, tolerance.atol if atol is None else atol
-    models = share_copy(a).eval(), share_copy(b).eval()
-    iterator = iter(taken(batches, "verify"))
-    first = next(iterator)
-    proof, comparison, notes = _compare_graphs(a, b, first, graphs)
+    models = share_copy(a, buffers=False).eval(), share_copy(b, buffers=False).eval()
+    iterator = iter(batches) if example is not None else taken(batches, "verify")
+    first = [] if example is not None else [next(iterator)]
+    model_input = example if example is not None else first[0]
+    proof, comparison, notes = _compare_graphs(a, b, model_input, graphs)
     differences, samples = Differences(atol), 0
-    for batch in chain([first], iterator):
+    for batch in chain(first, iterator):
         outputs = _outputs(models, batch)
         _add(differences, outputs)
         samples += sample_count(batch)
         if accuracy is not None and (pair := _ranked(outputs)) is not None:
             accuracy.add(pair)
     agreement = differences.agreed / differences.ranked if differences.ranked else None
-    random = _random_like(first)
+    random = _random_like(model_input)
     if random is None:
         notes.append("no random inputs were tried: the model's inputs are not all floating-point tensors")
     else:
         _add(differences, _outputs(models, random))
     reason = _reason(differences, comparison, rtol, tolerance.tensor)
     shown = proof if proof.same_operators else comparison
+    bit_identical = differences.bit_identical and differences.problem is None and not differences.nan
     return Report(
         passed=reason is None,
-        proved=proof.same_tensors,
-        bit_identical=differences.bit_identical and differences.problem is None and not differences.nan,
+        # A graph is captured at one batch size: a model that branches on it may differ at another, and then shows here.
+        proved=proof.same_tensors and bit_identical,
+        bit_identical=bit_identical,
         max_abs_error=float("nan") if differences.nan else differences.max_abs,
         mean_abs_error=float("nan") if differences.nan else differences.total / max(differences.elements, 1),
         p99_abs_error=float(torch.cat(differences.sample_errors).quantile(0.99))
@@ -127,7 +143,7 @@ def _reason(differences: Differences, comparison: GraphComparison, rtol: float, 
     return None
 
 
-def _outputs(models: tuple[nn.Module, nn.Module], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+def _outputs(models: tuple[nn.Module, nn.Module], batch: Batch) -> tuple[list[Any], list[Any]]:
     results = []
     for model in models:
         # A fresh copy of the inputs: a model may overwrite what it is given.
@@ -143,23 +159,31 @@ def _outputs(models: tuple[nn.Module, nn.Module], batch: Batch) -> tuple[list[Te
                 why=str(error).strip().splitlines()[0] if str(error) else None,
                 remedy="pass batches as the model takes them, without labels",
             ) from error
-        results.append([leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+        results.append(tree_leaves(output))
     return results[0], results[1]
 
 
-def _ranked(outputs: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Tensor] | None:
+def _ranked(outputs: tuple[list[Any], list[Any]]) -> tuple[Tensor, Tensor] | None:
     if not outputs[0] or not outputs[1]:
         return None
     a, b = outputs[0][0], outputs[1][0]
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return None
     return (a, b) if a.dim() == 2 and a.shape == b.shape and a.shape[1] > 1 else None
 
 
-def _add(differences: Differences, outputs: tuple[list[Tensor], list[Tensor]]) -> None:
+def _add(differences: Differences, outputs: tuple[list[Any], list[Any]]) -> None:
+    if not any(isinstance(leaf, Tensor) for leaf in outputs[0]):
+        differences.problem = "the models return no tensor that could be compared"
+        return
     if len(outputs[0]) != len(outputs[1]):
-        differences.problem = f"the models return {len(outputs[0])} and {len(outputs[1])} tensors"
+        differences.problem = f"the models return {len(outputs[0])} and {len(outputs[1])} values"
         return
     for a, b in zip(*outputs, strict=True):
-        differences.add(a, b)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            differences.add(a, b)
+        elif type(a) is not type(b) or a != b:
+            differences.problem = f"one returns a {type(a).__name__} where the other returns another value"
     if (pair := _ranked(outputs)) is not None:
         differences.rank(*pair)
 

@@ -1,14 +1,21 @@
 """What a user reads: results on stdout, notes and errors on stderr, or exactly one JSON document on stdout."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
 import click
 
-__all__ = ["counted", "emit_json", "fail", "note", "table"]
+__all__ = ["counted", "emit_json", "fail", "note", "results_only", "table"]
 
 SCHEMA_VERSION = 1
+
+
+def results_only() -> AbstractContextManager[object]:
+    """What a model or a library prints while this lasts goes to stderr: stdout is for results."""
+    return redirect_stdout(sys.stderr)
 
 
 def note(text: str) -> None:

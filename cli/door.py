@@ -39,10 +39,14 @@ class Door(click.Group):
 
     def _usage(self, arguments: list[str], error: click.ClickException) -> int:
         message = error.format_message()
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(message, err=True)
+            return USAGE
         if isinstance(error, click.UsageError) and error.ctx is not None:
             if message.startswith("No such command") and arguments:
                 close = difflib.get_close_matches(arguments[0], self.list_commands(error.ctx), n=1)
                 message += f" Did you mean '{close[0]}'?" if close and "Did you mean" not in message else ""
+            message += "" if message.endswith((".", "?", ")")) else "."
             message += f" See '{error.ctx.command_path} --help'."
         return fail(arguments, "usage", message, USAGE)
 
@@ -61,7 +65,8 @@ def _unexpected(arguments: list[str], error: Exception) -> int:
         or "can't allocate memory" in str(error)
         or out_of_disk
     ):
-        return fail(arguments, name, f"out of memory or disk: {error}. Use a smaller --batch-size", RESOURCES)
+        remedy = "Free some disk, or use a smaller --batch-size"
+        return fail(arguments, name, f"out of memory or disk: {error}. {remedy}", RESOURCES)
     import os
     import traceback
 

@@ -34,10 +34,6 @@ def stacked(*options: Decorator) -> Decorator:
     return decorate
 
 
-def _floats(_ctx: click.Context, _param: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...] | None:
-    return value or None
-
-
 class Floats(click.ParamType[tuple[float, ...]]):
     """One number, or one per channel: "0.5" or "0.485 0.456 0.406" or with commas."""
 

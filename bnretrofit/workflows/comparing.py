@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from bnretrofit.batches import checked_device
 from bnretrofit.capture import Graph
 from bnretrofit.checkpoints import read_header
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
-from bnretrofit.verification import verify_labelled
-from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of
+from bnretrofit.verification import RANDOM_SAMPLES, verify_labelled
+from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of, notes_on
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
 
 __all__ = ["Compared", "compare", "verify_checkpoints"]
@@ -85,15 +85,17 @@ def verify_checkpoints(
     header_of_first = first.checkpoint is not None and first.checkpoint.header is not None
     told = second if header_of_second and not header_of_first else first
     preprocessing = images.preprocessing(told.preprocessing)
-    left, right = first.model.to(device), second.model.to(device)
+    target = checked_device(device)
+    left, right = first.model.to(target), second.model.to(target)
     notes = (*first.notes, *second.notes)
     if images.folder is None:
         example = example_for(preprocessing, left)
-        generator = torch.Generator().manual_seed(images.seed)
-        inputs = torch.randn((4, *example.shape[1:]), generator=generator)
-        report = verify_labelled(left, right, [inputs], rtol=rtol, atol=atol)
+        example = example.expand(RANDOM_SAMPLES, *example.shape[1:])
+        report = verify_labelled(left, right, [], rtol=rtol, atol=atol, example=example)
         return Compared(report, None, (*notes, "no images were given (-d): random inputs alone were tried"))
-    return replace(compare(left, right, batches_of(images, preprocessing), rtol=rtol, atol=atol), notes=notes)
+    batches = batches_of(images, preprocessing)
+    compared = compare(left, right, batches, rtol=rtol, atol=atol)
+    return replace(compared, notes=(*notes, *notes_on(batches)))
 
 
 def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bnretrofit.checkpoints import read
-from bnretrofit.errors import VerificationError
+from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
 from bnretrofit.workflows.folding import fold_checkpoint
 from bnretrofit.workflows.images import ImageChoice
@@ -36,11 +36,14 @@ def demonstrate(output: Path | None, say: Callable[[str], None]) -> dict[str, An
         The figures.
 
     Raises:
+        UsageError: The folder is not empty.
         VerificationError: A step did not give what it must.
     """
     start = time.perf_counter()
     folder = bundled_folder()
     if output is not None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UsageError("the folder exists and is not empty", where=str(output), remedy="choose another name")
         output.mkdir(parents=True, exist_ok=True)
     with nullcontext(str(output)) if output is not None else tempfile.TemporaryDirectory() as name:
         told = _story(folder, Path(name), say)
@@ -52,7 +55,7 @@ def demonstrate(output: Path | None, say: Callable[[str], None]) -> dict[str, An
 def _story(folder: Path, work: Path, say: Callable[[str], None]) -> dict[str, Any]:
     # Copies, so that whoever keeps the folder can try every command on them.
     original = Path(shutil.copyfile(folder / "digits_vgg11.safetensors", work / "digits.safetensors"))
-    shutil.copytree(folder / "digits", work / "images", dirs_exist_ok=True)
+    shutil.copytree(folder / "digits", work / "images")
     model, unsaid = ModelChoice(MODEL), ModelChoice()
     training, held_out = ImageChoice(work / "images" / "train"), ImageChoice(work / "images" / "val")
     retrofitted, folded = work / "digits-bn.safetensors", work / "digits-folded.safetensors"

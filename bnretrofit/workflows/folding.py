@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from bnretrofit.batches import checked_device
 from bnretrofit.data import ImageBatches
 from bnretrofit.errors import VerificationError
 from bnretrofit.folding import FoldedModel, fold_captured
@@ -16,8 +16,9 @@ from bnretrofit.sites import FoldPlan
 from bnretrofit.verification import verify_labelled
 from bnretrofit.workflows.comparing import Compared, compare
 from bnretrofit.workflows.header import header_for
-from bnretrofit.workflows.images import ImageChoice, batches_of
+from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
 from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
+from bnretrofit.workflows.written import Changes
 
 __all__ = ["Folded", "fold_checkpoint"]
 
@@ -65,16 +66,16 @@ def fold_checkpoint(
     check_output(output, overwrite=overwrite)
     opened = open_model(path, model)
     preprocessing = images.preprocessing(opened.preprocessing)
-    network = opened.model.to(device)
+    network = opened.model.to(checked_device(device))
     batches = None if images.folder is None else batches_of(images, preprocessing)
-    example = example_for(preprocessing, network) if batches is None else next(iter(batches))[:1]
+    example = example_for(preprocessing, network) if batches is None else batches.first()[:1]
     target = None if like is None else architecture(ModelChoice(like, None, opened.num_classes, model.trust_code))
     folded = fold_captured(network, example, like=None if target is None else target.model, force=force)
     name = str(opened.name if target is None else target.name)
-    changed = {"identities": [], "biases": []} if target is not None else _changes(opened, network, folded.plan)
+    changes = Changes() if target is not None else _changes(opened, network, folded.plan)
 
     def header() -> dict[str, Any]:
-        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, folded=changed)
+        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, changes=changes)
 
     with PendingOutput(output, folded.model.state_dict(), header, overwrite=overwrite) as pending:
         compared = _compared(network, folded, example, batches)
@@ -82,19 +83,19 @@ def fold_checkpoint(
         if not report.passed and not force:
             raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
         pending.publish()
-    return Folded(folded.plan, name, compared, output, opened.notes)
+    notes = opened.notes if batches is None else (*opened.notes, *notes_on(batches))
+    return Folded(folded.plan, name, compared, output, notes)
 
 
 def _compared(network: nn.Module, folded: FoldedModel, example: Tensor, batches: ImageBatches | None) -> Compared:
     graphs = folded.before, folded.after
     if batches is not None:
         return compare(network, folded.model, batches, graphs=graphs)
-    inputs = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
-    report = verify_labelled(network, folded.model, [inputs], graphs=graphs)
+    report = verify_labelled(network, folded.model, [], graphs=graphs, example=example)
     return Compared(report, None, ("no images were given (-d): verified by graph, tensors and random inputs",))
 
 
-def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> dict[str, list[str]]:
+def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> Changes:
     """What the file must say for its architecture to be built again: norms that became nn.Identity, biases gained."""
     inserted = {f"{name}.norm".lstrip(".") for name, module in network.named_modules() if isinstance(module, Normed)}
     identities = [found.norm for found in plan.folds if found.norm not in inserted]
@@ -103,7 +104,4 @@ def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> dict[str, li
         for found in plan.folds
         if found.new_bias
     ]
-    return {
-        "identities": [*opened.folded["identities"], *identities],
-        "biases": [*opened.folded["biases"], *biases],
-    }
+    return Changes((*opened.changes.identities, *identities), (*opened.changes.biases, *biases))

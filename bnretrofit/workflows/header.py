@@ -7,10 +7,9 @@ from typing import Any
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.opening import Opened
+from bnretrofit.workflows.written import HEADER_SCHEMA, Changes
 
 __all__ = ["header_for", "versions"]
-
-HEADER_SCHEMA = 1
 
 
 def versions() -> dict[str, str]:
@@ -30,8 +29,8 @@ def header_for(
     stage: str,
     model: str,
     preprocessing: Preprocessing,
+    changes: Changes,
     plan: Plan | None = None,
-    folded: dict[str, list[str]] | None = None,
     calibration: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The header of an output.
@@ -42,7 +41,7 @@ def header_for(
         model: Its architecture.
         preprocessing: Of its images.
         plan: With which norms were inserted.
-        folded: What folding changed in the architecture.
+        changes: What folding changed in the architecture.
         calibration: The images the statistics were measured on.
 
     Returns:
@@ -55,7 +54,7 @@ def header_for(
         "num_classes": source.num_classes,
         "preprocessing": preprocessing.to_json(),
         "plan": None if plan is None else plan.to_json(),
-        "folded": folded or {"identities": [], "biases": []},
+        "folded": changes.to_json(),
         "calibration": calibration,
         "source": {
             "file": None if source.checkpoint is None else source.checkpoint.path.name,

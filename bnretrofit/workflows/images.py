@@ -7,7 +7,7 @@ from bnretrofit.data import ImageBatches, ImageFiles, find_images
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.zoo import imagenet_classes
 
-__all__ = ["ImageChoice", "accuracy_labels", "batches_of"]
+__all__ = ["ImageChoice", "accuracy_labels", "batches_of", "notes_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,15 @@ def batches_of(choice: ImageChoice, preprocessing: Preprocessing, files: ImageFi
             raise ValueError("no folder was chosen")
         files = find_images(choice.folder, choice.max_bad_images).sampled(choice.num_images, choice.seed)
     return ImageBatches(files, preprocessing, choice.batch_size, choice.workers, choice.max_bad_images)
+
+
+def notes_on(batches: ImageBatches) -> tuple[str, ...]:
+    """What a pass over the images has left out, to be told to the user."""
+    left_out = [*batches.bad, *(f"{path.name}: no image by its name" for path in batches.files.others)]
+    if not left_out:
+        return ()
+    shown = "; ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
+    return (f"{len(left_out)} files of {batches.files.root} were left out: {shown}",)
 
 
 def accuracy_labels(batches: ImageBatches, classes: int) -> list[int] | None:

@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.batches import Batch
 from bnretrofit.checkpoints import Checkpoint, read
-from bnretrofit.copies import load_tensors, replace_module
-from bnretrofit.errors import InputRejectedError, UsageError
-from bnretrofit.layers import kind_of, norm_for
+from bnretrofit.errors import UsageError
 from bnretrofit.planning import make_plan
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
-from bnretrofit.surgery import place_norms, record_plan
-from bnretrofit.zoo import ModelName, build, parse_model, similar_models
+from bnretrofit.surgery import record_plan
+from bnretrofit.workflows.restoring import has_meta_tensors, inserted_layers, load, restructured
+from bnretrofit.workflows.written import Changes, Written, what_is_written
+from bnretrofit.zoo import ModelName, build, parse_model
 
 __all__ = ["ModelChoice", "Opened", "architecture", "example_for", "open_model"]
 
@@ -50,7 +48,7 @@ class Opened:
         checkpoint: The file it came from; None for a library's own weights.
         plan: With which it was retrofitted.
         num_classes: As it was built.
-        folded: What folding changed in the architecture: `identities` and `biases`, module names.
+        changes: What folding changed in the architecture.
         notes: What was assumed, to be told to the user.
     """
 
@@ -61,7 +59,7 @@ class Opened:
     checkpoint: Checkpoint | None = None
     plan: Plan | None = None
     num_classes: int | None = None
-    folded: dict[str, list[str]] = field(default_factory=lambda: {"identities": [], "biases": []})
+    changes: Changes = field(default_factory=Changes)
     notes: tuple[str, ...] = ()
 
 
@@ -98,8 +96,9 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
     if path is None:
         return _pretrained(choice)
     checkpoint = read(path)
-    if checkpoint.header is not None:
-        return _from_header(checkpoint, checkpoint.header, choice)
+    written = what_is_written(checkpoint)
+    if written is not None:
+        return _from_header(checkpoint, written, choice)
     if choice.name is None:
         raise UsageError(
             "the file does not say which model it is",
@@ -108,22 +107,10 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
         )
     name = parse_model(choice.name)
     notes = (*((name.note,) if name.note else ()), *checkpoint.notes)
-    opened = Opened(
-        nn.Identity(),
-        name,
-        Preprocessing((3, None, None)),
-        checkpoint=checkpoint,
-        num_classes=choice.num_classes,
-        notes=notes,
-    )
-    inserted = sorted(
-        key.removesuffix(".norm.running_mean") for key in checkpoint.tensors if key.endswith(".norm.running_mean")
-    )
-    inserted = [layer for layer in inserted if f"{layer}.layer.weight" in checkpoint.tensors]
-    return _loaded(opened, checkpoint, choice, inserted=inserted or None)
+    return _loaded(name, checkpoint, choice, notes)
 
 
-def example_for(preprocessing: Preprocessing, model: nn.Module) -> Batch:
+def example_for(preprocessing: Preprocessing, model: nn.Module) -> Tensor:
     """A batch of one image of zeros, of the size the preprocessing says or, without one, 224 px."""
     channels, height, width = preprocessing.input_size
     parameter = next(model.parameters(), torch.zeros(()))
@@ -143,101 +130,44 @@ def _pretrained(choice: ModelChoice) -> Opened:
     return Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
 
 
-def _from_header(checkpoint: Checkpoint, header: dict[str, Any], choice: ModelChoice) -> Opened:
-    try:
-        stage, written, num_classes = str(header["stage"]), str(header["model"]), header["num_classes"]
-        preprocessing = Preprocessing.from_json(header["preprocessing"])
-        plan = None if header["plan"] is None else Plan.from_json(header["plan"])
-        folded = {key: [str(name) for name in header["folded"][key]] for key in ("identities", "biases")}
-    except (KeyError, TypeError) as error:
-        raise InputRejectedError(
-            "the file's bnretrofit header is damaged",
-            where=str(checkpoint.path),
-            why=f"{type(error).__name__}: {error}",
-        ) from error
+def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) -> Opened:
     notes = list(checkpoint.notes)
-    if choice.name is not None and str(parse_model(choice.name)) != written:
-        notes.append(f"the file says it is {written}; -m {choice.name} was not used")
-    opened = Opened(
-        nn.Identity(), parse_model(written), preprocessing, stage, checkpoint, plan, num_classes, folded, tuple(notes)
-    )
-    loaded = _loaded(opened, checkpoint, replace(choice, num_classes=num_classes))
-    return replace(loaded, preprocessing=preprocessing)
+    name = parse_model(written.model)
+    asked = None if choice.name is None else parse_model(choice.name)
+    if asked is not None and str(asked) != written.model:
+        if name.library == asked.library == "file":
+            # What --trust-code trusts is the file the user names; the header's path may be gone, or somebody else's.
+            name = asked
+            notes.append(f"the file says it is {written.model}; it was opened as {asked}")
+        else:
+            notes.append(f"the file says it is {written.model}; -m {choice.name} was not used")
+    choice = replace(choice, num_classes=written.num_classes)
+    return replace(_loaded(name, checkpoint, choice, tuple(notes), written), preprocessing=written.preprocessing)
 
 
-def _loaded(opened: Opened, checkpoint: Checkpoint, choice: ModelChoice, inserted: list[str] | None = None) -> Opened:
+def _loaded(
+    name: ModelName, checkpoint: Checkpoint, choice: ModelChoice, notes: tuple[str, ...], written: Written | None = None
+) -> Opened:
     """Build the architecture on the meta device and give it the file's tensors; for real, where some stay on meta."""
-    for device in ("meta", "cpu"):
-        built = build(opened.name, num_classes=choice.num_classes, trust_code=choice.trust_code, device=device)
-        plan = opened.plan
-        if inserted is not None:
-            plan = make_plan(built.model, example_for(built.preprocessing, built.model), include=inserted)
-        model = _restructured(built.model, plan, opened.folded)
-        _load(model, checkpoint, opened.name)
-        if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-            break
-    stage = "retrofitted" if inserted is not None else opened.stage
+    model, preprocessing, plan, stage = _restored(name, checkpoint, choice, written, "meta")
+    if has_meta_tensors(model):
+        model, preprocessing, plan, stage = _restored(name, checkpoint, choice, written, "cpu")
     if plan is not None and stage == "retrofitted":
         record_plan(model, plan)
-    return replace(opened, model=model.eval(), preprocessing=built.preprocessing, plan=plan, stage=stage)
+    changes = Changes() if written is None else written.changes
+    return Opened(model.eval(), name, preprocessing, stage, checkpoint, plan, choice.num_classes, changes, notes)
 
 
-def _restructured(model: nn.Module, plan: Plan | None, folded: dict[str, list[str]]) -> nn.Module:
-    """Give a stock architecture the form a file of ours has: norms inserted, or norms and biases folded."""
-    try:
-        if plan is not None and plan.twin is None:
-            model = place_norms(
-                model,
-                plan.sites,
-                {site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites},
-            )
-        for name in folded["identities"]:
-            model = replace_module(model, model.get_submodule(name), nn.Identity())
-        for name in folded["biases"]:
-            layer = model.get_submodule(name)
-            weight, kind = layer.get_parameter("weight"), kind_of(layer)
-            channels = 0 if kind is None else kind.channels(layer)
-            layer.register_parameter("bias", nn.Parameter(weight.new_zeros(channels)))
-    except (AttributeError, KeyError) as error:
-        raise InputRejectedError("the file's plan does not fit its model", why=str(error)) from error
-    return model
-
-
-def _load(model: nn.Module, checkpoint: Checkpoint, name: ModelName) -> None:
-    expected = model.state_dict()
-    missing = [key for key in expected if key not in checkpoint.tensors]
-    unexpected = [key for key in checkpoint.tensors if key not in expected]
-    wrong = [
-        f"'{key}' is {tuple(checkpoint.tensors[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in checkpoint.tensors and checkpoint.tensors[key].shape != value.shape
-    ]
-    if missing or unexpected or wrong:
-        raise _wrong_architecture(checkpoint, name, missing, unexpected, wrong)
-    tensors = {key: _as_expected(tensor, expected[key]) for key, tensor in checkpoint.tensors.items()}
-    load_tensors(model, tensors)
-
-
-def _as_expected(tensor: Tensor, expected: Tensor) -> Tensor:
-    # A file in half precision is computed in the architecture's own precision, as load_state_dict would have it.
-    return tensor if tensor.dtype == expected.dtype else tensor.to(expected.dtype)
-
-
-def _wrong_architecture(
-    checkpoint: Checkpoint, name: ModelName, missing: list[str], unexpected: list[str], wrong: list[str]
-) -> InputRejectedError:
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} tensors are missing, the first is '{missing[0]}'")
-    if unexpected:
-        parts.append(f"{len(unexpected)} are unexpected, the first is '{unexpected[0]}'")
-    if wrong:
-        parts.append(f"{len(wrong)} have another shape, the first: {wrong[0]}")
-    shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
-    nearest = similar_models(name, shapes, hint=checkpoint.path.stem)
-    remedy = f"the nearest architecture is {nearest}" if nearest else "pass the model it was trained as with -m"
-    if nearest == str(name):
-        remedy = f"it is nearest to {name} itself; was it trained with another head? See --num-classes"
-    return InputRejectedError(
-        f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy
-    )
+def _restored(
+    name: ModelName, checkpoint: Checkpoint, choice: ModelChoice, written: Written | None, device: str
+) -> tuple[nn.Module, Preprocessing, Plan | None, str]:
+    built = build(name, num_classes=choice.num_classes, trust_code=choice.trust_code, device=device)
+    plan, stage, changes = None, "original", Changes()
+    if written is not None:
+        plan, stage, changes = written.plan, written.stage, written.changes
+    elif inserted := inserted_layers(checkpoint, built.model):
+        plan = make_plan(built.model, example_for(built.preprocessing, built.model), include=inserted)
+        stage = "retrofitted"
+    model = restructured(built.model, plan, changes)
+    load(model, checkpoint, name)
+    return model, built.preprocessing, plan, stage

@@ -51,7 +51,7 @@ def plan_model(
     like = (
         None
         if choice.like is None
-        else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code)).model
+        else architecture(ModelChoice(choice.like, None, opened.num_classes, model.trust_code)).model
     )
     plan = make_plan(
         opened.model,

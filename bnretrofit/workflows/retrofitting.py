@@ -1,14 +1,13 @@
 """What `bnretrofit retrofit` does: plan, calibrate, insert, verify, and only then write."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from bnretrofit.batches import checked_device
 from bnretrofit.calibration import calibrate
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, find_images
@@ -20,7 +19,7 @@ from bnretrofit.publishing import check_output, write
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.comparing import compare
 from bnretrofit.workflows.header import header_for
-from bnretrofit.workflows.images import ImageChoice, batches_of
+from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
 
@@ -81,23 +80,22 @@ def retrofit_checkpoint(
             "the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is"
         )
     preprocessing = images.preprocessing(opened.preprocessing)
-    network = opened.model.to(device)
+    network = opened.model.to(checked_device(device))
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
-    first, rest = _first(batches)
     like = (
         None
         if choice.like is None
-        else architecture(ModelChoice(choice.like, None, model.num_classes, model.trust_code))
+        else architecture(ModelChoice(choice.like, None, opened.num_classes, model.trust_code))
     )
     plan = make_plan(
         network,
-        first[:1],
+        batches.first()[:1],
         include=choice.include or None,
         exclude=choice.exclude or None,
         layers=choice.layers,
         like=None if like is None else like.model,
     )
-    stats = calibrate(network, plan, _Sized(chain([first], rest), len(batches)))
+    stats = calibrate(network, plan, batches)
     result = insert_sharing(network, plan, stats)
     report = _verified(network, result, images, batches, preprocessing)
     if not report.passed and not force:
@@ -110,34 +108,13 @@ def retrofit_checkpoint(
         stage="retrofitted",
         model=name,
         preprocessing=preprocessing,
+        changes=opened.changes,
         plan=plan,
         calibration=_calibration(batches, images.seed),
     )
     write(output, result.state_dict(), header, overwrite=overwrite)
     used = len(batches.files.paths) - len(batches.bad)
-    return Retrofitted(plan, name, preprocessing, used, report, output, opened.notes)
-
-
-class _Sized:
-    """An iterator with a length, for the progress bar."""
-
-    def __init__(self, iterator: Iterator[Tensor], length: int) -> None:
-        self._iterator = iterator
-        self._length = length
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self._iterator
-
-    def __len__(self) -> int:
-        return self._length
-
-
-def _first(batches: ImageBatches) -> tuple[Tensor, Iterator[Tensor]]:
-    iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
-        raise UsageError("no image could be read", where=str(batches.files.root))
-    return first, iterator
+    return Retrofitted(plan, name, preprocessing, used, report, output, (*opened.notes, *notes_on(batches)))
 
 
 def _verified(

@@ -1,6 +1,8 @@
 """A model's name -> the model, and the preprocessing its library gives for it."""
 
+import sys
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,15 +62,17 @@ def build(
     if model.library == "file":
         options["trust_code"] = trust_code
     try:
-        with warnings.catch_warnings(), torch.device(device):
+        # Factories and downloads may print: stdout is for results.
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), torch.device(device):
             warnings.simplefilter("ignore")
             made, preprocessing = factory(model, weights, options)
     except RetrofitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if device == "meta":
             return build(model, weights=weights, num_classes=num_classes, trust_code=trust_code)
-        raise InputRejectedError(f"{model} could not be built", why=f"{type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputRejectedError(f"{model} could not be built", why=why) from error
     return Built(made.eval(), preprocessing)
 
 

@@ -71,10 +71,9 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputRejectedError(
-            "the file cannot be run", where=str(path), why=f"{type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputRejectedError("the file cannot be run", where=str(path), why=why) from error
     return module
 
 

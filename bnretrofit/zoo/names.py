@@ -103,4 +103,4 @@ def _check_name(library: str, name: str) -> None:
 
 
 def _nearest_model(name: str, names: list[str]) -> str:
-    return nearest(name, names) or "bnretrofit plan takes torchvision:NAME, timm:NAME or FILE.py:FACTORY"
+    return nearest(name, names) or "write torchvision:NAME, timm:NAME or FILE.py:FACTORY"

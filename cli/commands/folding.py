@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note, table
+from ..console import counted, emit_json, note, results_only, table
 from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
 
 
@@ -47,16 +47,17 @@ def command(
     """
     from bnretrofit.workflows.folding import fold_checkpoint
 
-    done = fold_checkpoint(
-        checkpoint,
-        model_choice(given),
-        image_choice(given),
-        output,
-        like=like,
-        overwrite=overwrite,
-        force=force,
-        device=device,
-    )
+    with results_only():
+        done = fold_checkpoint(
+            checkpoint,
+            model_choice(given),
+            image_choice(given),
+            output,
+            like=like,
+            overwrite=overwrite,
+            force=force,
+            device=device,
+        )
     report = done.compared.report
     for text in (*done.notes, *done.compared.notes):
         note(text)
@@ -74,8 +75,11 @@ def command(
     unchanged = sum(found.unchanged for found in done.plan.folds)
     channels = sum(found.channels for found in done.plan.folds)
     click.echo(f"model          {done.model}")
+    if not done.plan.folds:
+        click.echo("folded         nothing")
     kept = f"{unchanged} of {channels} channels keep their weights bit for bit"
-    click.echo(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
+    if done.plan.folds:
+        click.echo(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
     worst = max(done.plan.folds, key=lambda found: found.scale_max, default=None)
     if worst is not None:
         click.echo(f"largest scale  {worst.scale_max:.4g} at '{worst.norm}'")

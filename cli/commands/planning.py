@@ -4,8 +4,10 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note, table
+from ..console import counted, emit_json, note, results_only, table
 from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 options = stacked(
     click.option("-m", "--model", "model", help="The model, where the argument is a checkpoint without a header."),
@@ -36,13 +38,15 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
     from bnretrofit.workflows.planned import plan_model
 
     path = FILE.convert(target, None, None)
-    is_file = path.is_file()
-    planned = plan_model(
-        model_choice(given, given["model"] if is_file else target),
-        plan_choice(given),
-        checkpoint=path if is_file else None,
-        img_size=given["img_size"],
-    )
+    # What looks like a file is one, so that a missing file is called missing.
+    is_file = path.is_file() or path.suffix in CHECKPOINT_SUFFIXES
+    with results_only():
+        planned = plan_model(
+            model_choice(given, given["model"] if is_file else target),
+            plan_choice(given),
+            checkpoint=path if is_file else None,
+            img_size=given["img_size"],
+        )
     for text in (*planned.notes, *planned.plan.notes):
         note(text)
     if as_json:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note
+from ..console import counted, emit_json, note, results_only
 from ..options import (
     FILE,
     device_option,
@@ -48,16 +48,17 @@ def command(
 
     if checkpoint is not None and given["weights"] is not None:
         raise click.UsageError("CHECKPOINT and --weights exclude each other.")
-    done = retrofit_checkpoint(
-        checkpoint,
-        model_choice(given),
-        image_choice(given),
-        plan_choice(given),
-        output,
-        overwrite=overwrite,
-        force=force,
-        device=device,
-    )
+    with results_only():
+        done = retrofit_checkpoint(
+            checkpoint,
+            model_choice(given),
+            image_choice(given),
+            plan_choice(given),
+            output,
+            overwrite=overwrite,
+            force=force,
+            device=device,
+        )
     for text in (*done.notes, *done.plan.notes):
         note(text)
     exit_code = 0 if done.report.passed else 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note
+from ..console import emit_json, note, results_only
 from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
 
 
@@ -45,7 +45,8 @@ def command(
     from bnretrofit.workflows.comparing import verify_checkpoints
 
     models = (model_choice(given), model_choice(given, model_b))
-    done = verify_checkpoints(a, b, models, image_choice(given), rtol=rtol, atol=atol, device=device)
+    with results_only():
+        done = verify_checkpoints(a, b, models, image_choice(given), rtol=rtol, atol=atol, device=device)
     for text in done.notes:
         note(text)
     exit_code = 0 if done.report.passed else 3

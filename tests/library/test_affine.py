@@ -9,7 +9,8 @@ from torch import nn
 from bnretrofit import affine
 from bnretrofit.affine import Affine, absorb_backward, affine_of
 from bnretrofit.layers import kind_of
-from tests.library.networks import CONVS, conv_then, input_of, part, randomised
+from tests.library.networks import CONVS, conv_then, input_of
+from tests.library.observing import part, randomised
 
 
 def per_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

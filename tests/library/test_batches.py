@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from bnretrofit.batches import as_call, describe, device_of, doubled, example_from, map_tensors, sample_count, taken
 from bnretrofit.errors import InputRejectedError
@@ -63,8 +64,7 @@ def test_a_description_survives_json_and_makes_inputs_of_the_same_shapes(batch: 
     found = example_from(description, "cpu")
     assert describe(found) == description
     assert type(found) is type(batch)
-    tensors: list[torch.Tensor] = []
-    map_tensors(lambda tensor: (tensors.append(tensor), tensor)[1], found)
+    tensors = [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
     assert tensors
     assert not any(bool(tensor.any()) for tensor in tensors)
 

@@ -8,18 +8,8 @@ from torch import Tensor, nn
 
 from bnretrofit import ChannelStats, calibrate, make_plan
 from bnretrofit.errors import InputRejectedError
-from tests.library.networks import (
-    CalledTwice,
-    Keywords,
-    Residual,
-    Tokens,
-    chain,
-    images,
-    observed,
-    part,
-    run,
-    same,
-)
+from tests.library.networks import CalledTwice, Keywords, Residual, Tokens, chain, images
+from tests.library.observing import observed, part, run, same
 
 
 def reference(model: nn.Module, sites: list[str], batches: list[Any]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -124,7 +114,7 @@ def test_calibration_leaves_the_model_as_it_was(training: bool) -> None:
     assert same(before, observed(model))
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """Not one of ours."""
 
 
@@ -132,12 +122,12 @@ class Interrupted(Exception):
 def test_calibration_leaves_the_model_as_it_was_after_an_exception(training: bool) -> None:
     def broken() -> Any:
         yield images(4)
-        raise Interrupted
+        raise StoppedError
 
     model = chain().train(training)
     plan = make_plan(model, images())
     before = observed(model)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         calibrate(model, plan, broken())
     with pytest.raises(InputRejectedError, match="does not take the batch"):
         calibrate(model, plan, [images(4), images(4, channels=2)])

@@ -17,7 +17,7 @@ from bnretrofit.identity import (
     set_identity,
 )
 from bnretrofit.layers import ChannelsLastBatchNorm1d
-from tests.library.networks import randomised
+from tests.library.observing import randomised
 
 CPU = torch.device("cpu")
 

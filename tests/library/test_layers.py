@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bnretrofit.layers import ChannelsLastBatchNorm1d, Normed, is_fixed_norm, kind_of, norm_for, norm_name_for
-from tests.library.networks import CONVS, StandardisedConv, conv_then, input_of, part, randomised
+from tests.library.networks import CONVS, StandardisedConv, conv_then, input_of
+from tests.library.observing import part, randomised
 
 KINDS = (*CONVS, "Linear")
 

@@ -9,7 +9,8 @@ import torch
 import bnretrofit
 from bnretrofit import calibrate, fold, insert, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.errors import InputRejectedError, UsageError
-from tests.library.networks import chain, equal_states, images, observed, run, same
+from tests.library.networks import chain, images
+from tests.library.observing import equal_states, observed, run, same
 
 CHOICES = [("include", None), ("exclude", None), ("layers", ("conv", "dense")), ("placement", "pre"), ("like", None)]
 EMPTY = inspect.Parameter.empty

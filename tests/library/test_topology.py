@@ -94,11 +94,15 @@ def test_the_layers_that_make_the_output_are_found(after: Callable[[Applied, Ten
 
 
 def test_a_residual_that_adds_the_input_is_made_by_its_last_layer() -> None:
-    class Denoiser(nn.Sequential):
-        def forward(self, x: Tensor) -> Any:
-            return x - super().forward(x)
+    class Denoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
 
-    assert heads(Denoiser(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)), images()) == {"2"}
+        def forward(self, x: Tensor) -> Any:
+            return x - self.body(x)
+
+    assert heads(Denoiser(), images()) == {"body.2"}
 
 
 def test_a_trunk_s_features_have_no_head() -> None:

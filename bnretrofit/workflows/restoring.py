@@ -1,0 +1,109 @@
+"""An architecture and a file's tensors -> the model, in the form in which the file was written."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from bnretrofit.checkpoints import Checkpoint
+from bnretrofit.copies import load_tensors, replace_module
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.layers import kind_of, norm_for
+from bnretrofit.sites import Plan
+from bnretrofit.surgery import place_norms
+from bnretrofit.workflows.written import Changes
+from bnretrofit.zoo import ModelName, similar_models
+
+__all__ = ["has_meta_tensors", "inserted_layers", "load", "restructured"]
+
+
+def inserted_layers(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
+    """Layers with an inserted norm, as the keys of a file without a header show them.
+
+    A network's own modules may bear the same names: those are in the stock architecture.
+    """
+    suffix = ".norm.running_mean"
+    names = [key.removesuffix(suffix) for key in checkpoint.tensors if key.endswith(suffix)]
+    own = model.state_dict()
+    return [name for name in names if f"{name}.layer.weight" in checkpoint.tensors and f"{name}.weight" in own]
+
+
+def restructured(model: nn.Module, plan: Plan | None, changes: Changes) -> nn.Module:
+    """Give a stock architecture the form a file of ours has: norms and biases folded, norms inserted.
+
+    Raises:
+        InputRejectedError: The model has no such layers.
+    """
+    try:
+        for name in changes.identities:
+            model = replace_module(model, model.get_submodule(name), nn.Identity())
+        for name in changes.biases:
+            layer = model.get_submodule(name)
+            weight, kind = layer.get_parameter("weight"), kind_of(layer)
+            channels = 0 if kind is None else kind.channels(layer)
+            layer.register_parameter("bias", nn.Parameter(weight.new_zeros(channels)))
+        if plan is not None and plan.twin is None:
+            norms = {
+                site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites
+            }
+            model = place_norms(model, plan.sites, norms)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise InputRejectedError("the file's plan does not fit its model", why=str(error)) from error
+    return model
+
+
+def load(model: nn.Module, checkpoint: Checkpoint, name: ModelName) -> None:
+    """Give a model a file's tensors, strictly.
+
+    Raises:
+        InputRejectedError: Keys or shapes differ; names the first ones, and the nearest architecture.
+    """
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in checkpoint.tensors]
+    unexpected = [key for key in checkpoint.tensors if key not in expected]
+    wrong = [
+        f"'{key}' is {tuple(checkpoint.tensors[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in checkpoint.tensors and checkpoint.tensors[key].shape != value.shape
+    ]
+    if missing or unexpected or wrong:
+        raise _wrong_architecture(checkpoint, name, missing, unexpected, wrong)
+    load_tensors(model, {key: _as_expected(tensor, expected[key]) for key, tensor in checkpoint.tensors.items()})
+
+
+def has_meta_tensors(model: nn.Module) -> bool:
+    """Whether a model holds a tensor without values: a parameter, a buffer, or a plain attribute of a module."""
+    return any(tensor.is_meta for tensor in _all_tensors(model))
+
+
+def _all_tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        for value in vars(module).values():
+            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _as_expected(tensor: Tensor, expected: Tensor) -> Tensor:
+    # A file in half precision is computed in the architecture's own precision, as load_state_dict would have it.
+    return tensor if tensor.dtype == expected.dtype else tensor.to(expected.dtype)
+
+
+def _wrong_architecture(
+    checkpoint: Checkpoint, name: ModelName, missing: list[str], unexpected: list[str], wrong: list[str]
+) -> InputRejectedError:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing, the first is '{missing[0]}'")
+    if unexpected:
+        parts.append(f"{len(unexpected)} are unexpected, the first is '{unexpected[0]}'")
+    if wrong:
+        parts.append(f"{len(wrong)} have another shape, the first: {wrong[0]}")
+    shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors.items()}
+    nearest = similar_models(name, shapes, hint=checkpoint.path.stem) if missing or unexpected else str(name)
+    remedy = f"the nearest architecture is {nearest}" if nearest else "pass the model it was trained as with -m"
+    if nearest == str(name):
+        remedy = f"it is nearest to {name} itself; was it trained with another head? See --num-classes"
+    return InputRejectedError(
+        f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy
+    )

@@ -1,0 +1,146 @@
+"""Small networks behind factories, as users write them: commands name them `factories.py:NAME`."""
+
+import torch
+from torch import Tensor, nn
+
+
+def plain(num_classes: int = 3) -> nn.Sequential:
+    """Two convs and two dense layers, without any norm."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, 3),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 8),
+        nn.ReLU(inplace=True),
+        nn.Linear(8, num_classes),
+    )
+
+
+def plain_bn(num_classes: int = 3) -> nn.Sequential:
+    """`plain` with a BatchNorm after each conv: torchvision's vgg16_bn beside its vgg16."""
+    convs = [
+        module
+        for layer in list(plain())[:4]
+        for module in ((layer, nn.BatchNorm2d(layer.out_channels)) if isinstance(layer, nn.Conv2d) else (layer,))
+    ]
+    return nn.Sequential(*convs, *list(plain(num_classes))[4:])
+
+
+def padded_otherwise() -> nn.Sequential:
+    """`plain` with equal tensors, whose first conv pads by reflection."""
+    model = plain()
+    model[0] = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+    return model
+
+
+def bias_free(num_classes: int = 3) -> nn.Sequential:
+    """A conv without bias and its BatchNorm, then layers without."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, num_classes),
+    )
+
+
+class Block(nn.Module):
+    """A conv and its norm, under the names that a retrofitted layer has."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, out, 3)
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.layer(x)).relu()
+        return result
+
+
+def blocks() -> nn.Sequential:
+    """Norms of its own, called `layer` and `norm`."""
+    return nn.Sequential(Block(3, 4), Block(4, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+class Unfoldable(nn.Module):
+    """A norm before any layer, which nothing can absorb, and one that folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.second = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.second(self.conv(self.first(x))).relu().mean((2, 3)))
+        return result
+
+
+def unfoldable() -> nn.Module:
+    return Unfoldable()
+
+
+class Centred(nn.Module):
+    """Holds a tensor that is neither parameter nor buffer, as anchors and colour means often are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)
+        self.net = plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(x - self.mean)
+        return result
+
+
+def centred() -> nn.Module:
+    return Centred()
+
+
+class Tied(nn.Module):
+    """Two dense layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.a = nn.Linear(6, 6)
+        self.b = nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu().mean((2, 3))
+        result: Tensor = self.head(self.b(self.a(x).relu()).relu())
+        return result
+
+
+def tied() -> nn.Module:
+    return Tied()
+
+
+def grey() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def talkative() -> nn.Sequential:
+    print("loading the network")  # noqa: T201 - as users' factories do
+    return plain()
+
+
+def raising() -> nn.Module:
+    raise RuntimeError("no such width\nand a second line")
+
+
+def leaving() -> nn.Module:
+    raise SystemExit(0)
+
+
+def not_a_model() -> dict[str, int]:
+    return {"width": 3}

@@ -1,0 +1,133 @@
+"""A strategy that draws networks: chains, branches and shared layers of every kind, in shapes nobody thought of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bnretrofit.layers import ChannelsLastBatchNorm1d
+
+CONVS: dict[str, tuple[Any, Any, Any]] = {
+    "1d": (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d),
+    "2d": (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d),
+    "3d": (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d),
+}
+ACTIVATIONS = {"in place": nn.ReLU(inplace=True), "relu": nn.ReLU(), "gelu": nn.GELU(), "none": nn.Identity()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A step of a network; the layers of dense networks have no groups, kernels or transposed kin."""
+
+    form: str
+    channels: int
+    groups: int
+    kernel: int
+    bias: bool
+    transposed: bool
+    norm: bool
+    activation: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its input, as few numbers: what hypothesis prints when a law does not hold."""
+
+    kind: str
+    blocks: tuple[Block, ...]
+    seed: int
+
+    def build(self) -> nn.Module:
+        """The network, in eval mode, always the same."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            layers: list[nn.Module] = []
+            channels = 4
+            for block in self.blocks:
+                layers.append(Step(self.kind, channels, block))
+                channels = layers[-1].channels  # type: ignore[assignment]
+            return nn.Sequential(*layers, Head(self.kind, channels)).eval()
+
+    def draw(self, samples: int, seed: int = 0) -> Tensor:
+        """An input."""
+        generator = torch.Generator().manual_seed(self.seed + 1000 * seed + samples)
+        sizes = {"1d": (4, 7), "2d": (4, 5, 4), "3d": (4, 3, 4, 2), "flat": (4,), "tokens": (5, 4), "maps": (2, 3, 4)}
+        return torch.randn(samples, *sizes[self.kind], generator=generator)
+
+
+class Step(nn.Module):
+    """One block: a layer alone, beside a skip connection, called twice, or two layers side by side."""
+
+    def __init__(self, kind: str, channels: int, block: Block) -> None:
+        super().__init__()
+        self.form, self.kind = block.form, kind
+        keeps = block.form in ("residual", "twice")
+        wide = channels if keeps else block.channels * block.groups
+        self.layer = _layer(kind, channels, wide, block)
+        self.beside = _layer(kind, channels, wide, block) if block.form == "branches" else nn.Identity()
+        self.norm = _norm(kind, wide) if block.norm else nn.Identity()
+        self.after = nn.Sequential(ACTIVATIONS[block.activation], nn.Dropout(0.5))
+        self.channels = 2 * wide if block.form == "branches" else wide
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.norm(self.layer(x))
+        if self.form == "residual":
+            y = y + x
+        elif self.form == "twice":
+            y = self.norm(self.layer(self.after(y)))
+        elif self.form == "branches":
+            y = torch.cat([y, self.beside(x).relu()], 1 if self.kind in CONVS or self.kind == "flat" else -1)
+        return self.after(y)
+
+
+class Head(nn.Module):
+    """Averages all positions, then logits."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.first = kind in CONVS
+        self.dense = nn.Linear(channels, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        if x.dim() > 2:
+            x = x.flatten(2).mean(2) if self.first else x.flatten(1, -2).mean(1)
+        return self.dense(x)
+
+
+def _layer(kind: str, channels: int, wide: int, block: Block) -> nn.Module:
+    if kind not in CONVS:
+        return nn.Linear(channels, wide, bias=block.bias)
+    conv, transposed, _ = CONVS[kind]
+    groups = block.groups if channels % block.groups == 0 and wide % block.groups == 0 else 1
+    made = transposed if block.transposed else conv
+    layer: nn.Module = made(channels, wide, block.kernel, padding=block.kernel // 2, groups=groups, bias=block.bias)
+    return layer
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    made = CONVS[kind][2] if kind in CONVS else nn.BatchNorm1d if kind == "flat" else ChannelsLastBatchNorm1d
+    norm: Any = made(channels)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.3, 3.0)
+    nn.init.uniform_(norm.weight, -2.0, 2.0)
+    nn.init.normal_(norm.bias)
+    return norm  # type: ignore[no-any-return]
+
+
+def networks(*, norms: bool) -> st.SearchStrategy[Network]:
+    """Networks, with or without BatchNorms of their own."""
+    block = st.builds(
+        Block,
+        form=st.sampled_from(["chain", "residual", "twice", "branches"]),
+        channels=st.integers(1, 5),
+        groups=st.sampled_from([1, 2]),
+        kernel=st.sampled_from([1, 3]),
+        bias=st.booleans(),
+        transposed=st.booleans(),
+        norm=st.booleans() if norms else st.just(value=False),
+        activation=st.sampled_from(sorted(ACTIVATIONS)),
+    )
+    kinds = st.sampled_from(["1d", "2d", "3d", "flat", "tokens", "maps"])
+    return st.builds(Network, kinds, st.lists(block, min_size=1, max_size=3).map(tuple), st.integers(0, 2**16))

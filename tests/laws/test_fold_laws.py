@@ -1,0 +1,84 @@
+"""For every network with norms of its own: folding keeps the function; and the law sees bugs that are planted."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+
+from bnretrofit import affine, fold, make_fold_plan, verify
+from bnretrofit.affine import Affine
+from bnretrofit.errors import InputRejectedError, VerificationError
+from tests.laws.generated import Network, networks
+from tests.library.observing import norms_of, observed, run, same, storages
+
+
+def check_fold(network: Network) -> None:
+    """Fold a network in float64, and hold it against the network."""
+    model = network.build().double()
+    before = observed(model)
+    x = network.draw(5, seed=1).double()
+    plan = make_fold_plan(model, x)
+    folded = fold(model, x)
+    assert same(before, observed(model))
+    assert not storages(model) & storages(folded)
+    assert len(list(norms_of(folded))) == len(plan.leaves) == len(list(norms_of(model))) - len(plan.folds)
+    wanted = run(model, x)
+    torch.testing.assert_close(run(folded, x), wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()))
+
+
+@settings(max_examples=15)
+@given(network=networks(norms=True))
+def test_folding_preserves_the_function(network: Network) -> None:
+    check_fold(network)
+
+
+@settings(max_examples=6)
+@given(network=networks(norms=True))
+def test_a_float32_fold_passes_verification(network: Network) -> None:
+    model = network.build()
+    report = verify(model, fold(model, network.draw(2)), [network.draw(4, seed=1)])
+    assert report.passed, report.reason
+
+
+def without_groups(weight: torch.Tensor, change: Affine, **_: Any) -> torch.Tensor:
+    """The scale along the first dimension, or the second if it fits: no thought of groups."""
+    scale, channels = change.scale, change.scale.numel()
+    if weight.shape[0] == channels:
+        return (weight * scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype)
+    repeated = scale.repeat(-(-weight.shape[1] // channels) or 1)[: weight.shape[1]]
+    return (weight * repeated.view(1, -1, *[1] * (weight.dim() - 2))).to(weight.dtype)
+
+
+def without_the_old_bias(weight: Any, bias: Any, change: Affine, **options: Any) -> Any:
+    """absorb_backward as it would be if the layer's own bias were forgotten."""
+    new_weight, new_bias = REAL(weight, None if bias is None else torch.zeros_like(bias), change, **options)
+    return new_weight, new_bias
+
+
+def only_the_shift(_bias: Any, change: Affine) -> torch.Tensor:
+    """absorbed_bias with the same bug."""
+    return change.shift.clone()
+
+
+REAL = affine.absorb_backward
+
+PLANTED = {
+    "groups": ("bnretrofit.affine.absorbed_weight", without_groups),
+    "bias": ("bnretrofit.folding.absorb_backward", without_the_old_bias),
+    # Planted in the checker too, which then sees nothing: the law does.
+    "bias, also in the checker": ("bnretrofit.proof.absorbed_bias", only_the_shift),
+}
+
+
+@pytest.mark.parametrize("bug", ["groups", "bias", "bias, also in the checker"])
+def test_the_law_sees_a_planted_bug(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    names = ["bias", "bias, also in the checker"] if "checker" in bug else [bug]
+    for name in names:
+        target, planted = PLANTED[name]
+        monkeypatch.setattr(target, planted)
+    search = settings(max_examples=60, phases=[Phase.generate], derandomize=True, database=None)
+    law = search(given(network=networks(norms=True))(copy.copy(check_fold)))
+    with pytest.raises((AssertionError, VerificationError, InputRejectedError, ExceptionGroup)):
+        law()
