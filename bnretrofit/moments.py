@@ -17,6 +17,9 @@ __all__ = ["ChannelStats", "Moments", "sample_moments"]
 BLOCK_ELEMENTS = 1 << 20
 """Elements converted to float64 at a time: 8 MB, which the last-level cache of most processors holds."""
 
+SMALL_SAMPLE = 1 << 16
+"""Elements up to which samples are reduced together: a call for each costs more than converting and rearranging all."""
+
 ILL_CONDITIONED = 1e-5
 """Below this ratio of variance to squared mean the float32-rounded mean of torch's kernel would cost more than 1e-9 of
 the variance (its square error is (2^-24 mean)^2), so such channels are reduced again in float64."""
@@ -104,10 +107,15 @@ def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, T
         mean = activation.reshape(samples, channels).double()
         return 1, mean.cpu(), torch.zeros_like(mean).cpu()
     last = activation if channel_dim == -1 else activation.movedim(1, -1)
-    if last.is_contiguous():
+    if count * channels <= SMALL_SAMPLE:
+        # Chosen by the sample's size, not the batch's: each way of reducing rounds in its own order.
+        rows = last.movedim(-1, 1).double().contiguous().view(samples * channels, count)
+        mean, var = _channels_first(rows)
+    elif last.is_contiguous():
         mean, var = _channels_last(last.reshape(samples, count, channels))
     else:
-        mean, var = _channels_first(last.movedim(-1, 1).reshape(samples * channels, count))
+        rows = last.movedim(-1, 1).contiguous().view(samples * channels, count)
+        mean, var = _channels_first(rows)
     return count, mean.view(samples, channels).cpu(), var.view(samples, channels).cpu()
 
 
