@@ -227,12 +227,8 @@ def _effective_arguments(
             return absorbed_bias(plain_bias().double(), affine)
 
     weight_leaf, bias_leaf = _Leaf(weight.name + suffix, weight_value), _Leaf(bias_name + suffix, bias_value)
-    others = [_constant(value) for value in (*call.args[3:], call.kwargs)]
+    others = [repr(value) for value in (*call.args[3:], call.kwargs)]
     return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
-
-
-def _constant(value: Any) -> str:
-    return repr(value)
 
 
 def _compare(a: list[_Step], b: list[_Step], *, exact: bool) -> GraphComparison:
