@@ -85,11 +85,12 @@ def _kind_of(path: Path) -> str:
             start = file.read(9)
     except OSError as error:
         raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=error.strerror) from error
+    # First eight bytes of length, below 100 MB: the low ones may be those of a pickle (1152 is 80 04), so this goes first.
+    if start[4:] == b"\0\0\0\0{":
+        return "safetensors"
     # A zip archive, or a bare pickle of protocol 2 or above, as torch wrote before 1.6.
     if start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "pickle"
-    if len(start) == 9 and start[8:9] == b"{":
-        return "safetensors"
     raise InputRejectedError(
         "the checkpoint is neither safetensors nor a file of torch.save",
         where=str(path),

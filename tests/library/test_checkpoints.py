@@ -47,6 +47,18 @@ def test_the_kind_of_a_file_is_told_by_its_content(tmp_path: Path, tensors: dict
     assert same(checkpoints.read(tmp_path / "pytorch_model.bin").tensors, tensors)
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x4B50])
+def test_a_header_as_long_as_the_first_bytes_of_a_pickle_is_read(
+    tmp_path: Path, tensors: dict[str, Tensor], length: int
+) -> None:
+    path, header = tmp_path / "new.safetensors", {"note": ""}
+    publishing.write(path, tensors, header)
+    header["note"] = "x" * (length - int.from_bytes(path.read_bytes()[:8], "little"))
+    publishing.write(path, tensors, header, overwrite=True)
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    assert checkpoints.read_header(path) == checkpoints.read(path).header == header
+
+
 def test_a_file_from_elsewhere_has_no_header(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "other.safetensors", metadata={"format": "pt"})
     assert checkpoints.read(tmp_path / "other.safetensors").header is None
