@@ -20,11 +20,14 @@ __all__ = [
     "absorbed_bias",
     "absorbed_weight",
     "affine_of",
+    "channel_factor",
     "fixed_norm",
+    "row_blocks",
 ]
 
-ROW_ELEMENTS = 1 << 22
-"""Elements of a weight that are held in float64 at a time: 32 MB."""
+BLOCK_ELEMENTS = 1 << 15
+"""Elements of a weight held in float64 at a time: 256 kB, which stay in the cache. Kernels over no more than that run in
+the calling thread alone; waiting for the others takes milliseconds while something else keeps them busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +132,34 @@ def absorbed_bias(bias: Tensor | None, affine: Affine) -> Tensor:
 
 def absorbed_weight(weight: Tensor, affine: Affine, *, transposed: bool, groups: int) -> Tensor:
     """The weight of the layer followed by the map, in the weight's own shape and dtype (see `absorb_backward`)."""
-    if not transposed:
-        factor = affine.scale.view(-1, *[1] * (weight.dim() - 1))
-        return _rounded_product(weight, factor)
-    # Transposed layout: input channels first, and output channel g * (C_out / groups) + j stands at [group g, :, j].
-    grouped = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
-    factor = affine.scale.view(groups, 1, weight.shape[1], *[1] * (weight.dim() - 2))
-    return _rounded_product(grouped, factor).view_as(weight)
-
-
-def _rounded_product(weight: Tensor, factor: Tensor) -> Tensor:
-    # A product with a float64 tensor is float64; row by row, so that a wide dense layer needs no such copy of itself.
+    factor = channel_factor(weight, affine.scale, transposed=transposed, groups=groups)
     result = torch.empty_like(weight)
-    rows = max(1, ROW_ELEMENTS // max(1, weight[0].numel()))
-    for part, source, scale in zip(result.split(rows), weight.split(rows), factor.split(rows), strict=True):
+    for part, source, scale in zip(*row_blocks(result, weight, factor), strict=True):
+        # A product with a float64 tensor is float64.
         part.copy_(source * scale)
     return result
+
+
+def channel_factor(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """A factor per output channel, shaped so that `weight * factor` scales the layer's output channels.
+
+    Args:
+        weight: See `absorb_backward`.
+        scale: (C_out,).
+        transposed: See `absorb_backward`.
+        groups: See `absorb_backward`.
+
+    Returns:
+        (C_out, 1, ...), or (C_in, C_out / groups, 1, ...) when transposed.
+    """
+    if not transposed:
+        return scale.view(-1, *[1] * (weight.dim() - 1))
+    # Transposed layout: input channels first, and output channel g * (C_out / groups) + j stands at [group g, :, j].
+    rows = scale.view(groups, weight.shape[1]).repeat_interleave(weight.shape[0] // groups, 0)
+    return rows.view(*rows.shape, *[1] * (weight.dim() - 2))
+
+
+def row_blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Several tensors of equal first size, each split into blocks of rows, as long as suits the first of them."""
+    rows = max(1, BLOCK_ELEMENTS // max(1, tensors[0][:1].numel()))
+    return [tensor.split(rows) for tensor in tensors]

@@ -5,13 +5,13 @@ put in is unwrapped; a network's own becomes nn.Identity, so positions and all o
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from bnretrofit.affine import absorb_backward, affine_of
 from bnretrofit.batches import Batch, dtype_of
-from bnretrofit.capture import Graph, capture
+from bnretrofit.capture import Graph, TensorUse, capture, op_of
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, replace_module, share_copy
 from bnretrofit.errors import InputRejectedError, VerificationError
@@ -117,11 +117,12 @@ def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, f
         copy = _folded(copy, found)
     if hasattr(copy, PLAN_ATTRIBUTE):
         delattr(copy, PLAN_ATTRIBUTE)
-    after = capture(copy, example)
     if like is None:
-        return FoldedModel(copy, plan, before, after)
+        return FoldedModel(copy, plan, before, capture(copy, example))
     twin = capture(like, example)
-    alignment = align(after, twin)
+    # A new bias shows in a capture alone; otherwise the graph is known, and a capture takes longer than the fold.
+    gained = any(found.new_bias for found in plan.folds)
+    alignment = align(capture(copy, example) if gained else _without_norms(before, plan, copy), twin)
     if alignment.norms:
         layer, (_, norm) = next(iter(alignment.norms.items()))
         raise InputRejectedError(f"the twin has a norm '{norm}' where the folded model has none", where=layer)
@@ -129,6 +130,24 @@ def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, f
     carried = {name: state[source] for name, source in alignment.tensors.items()}
     result = carry(like, carried, training=model.training)
     return FoldedModel(result, plan, before, with_tensors_of(twin, result))
+
+
+def _without_norms(graph: Graph, plan: FoldPlan, folded: nn.Module) -> Graph:
+    """The graph less the calls of the norms that were folded, with the folded model's names and tensors."""
+    gone = {found.norm for found in plan.folds}
+    nodes = tuple(
+        node for node in graph.nodes if not (graph.owners[node] in gone and op_of(node).startswith("aten.batch_norm."))
+    )
+    # A layer that was unwrapped moved up by one name.
+    state = folded.state_dict(keep_vars=True)
+    holders = [f"{found.layer.removesuffix('layer')}" for found in plan.folds if f"{found.layer}.weight" not in state]
+
+    def moved(use: TensorUse) -> TensorUse:
+        holder, _, leaf = use.name.rpartition("layer.")
+        name = holder + leaf if holder in holders else use.name
+        return TensorUse(name, state.get(name, use.tensor))
+
+    return replace(graph, model=folded, nodes=nodes, tensors={node: moved(use) for node, use in graph.tensors.items()})
 
 
 def _refuse_explosions(plan: FoldPlan) -> None:

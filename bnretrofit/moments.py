@@ -134,17 +134,19 @@ def _channels_first(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _channels_last(samples: Tensor) -> tuple[Tensor, Tensor]:
     # In this layout the kernel sums in the input's own dtype, so blocks that fit the cache are converted first.
     _, count, channels = samples.shape
-    length = max(2, BLOCK_ELEMENTS // channels)
+    length = min(count, max(2, BLOCK_ELEMENTS // channels))
+    # One buffer for all blocks: fresh memory of that size costs as much as the conversion.
+    buffer = torch.empty(length, channels, dtype=torch.float64, device=samples.device)
     results = []
     for sample in samples:
-        moments = [(len(part), *_block_moments(part.double())) for part in sample.split(length)]
+        moments = [(len(part), *_block_moments(buffer[: len(part)].copy_(part))) for part in sample.split(length)]
         results.append(moments[0][1:] if len(moments) == 1 else _joined(moments, count))
     return torch.stack([mean for mean, _ in results]), torch.stack([var for _, var in results])
 
 
 def _block_moments(block: Tensor) -> tuple[Tensor, Tensor]:
     if len(block) == 1:
-        return block[0], torch.zeros_like(block[0])
+        return block[0].clone(), torch.zeros_like(block[0])
     mean, var = torch.batch_norm_update_stats(block, None, None, 0.0)
     return mean, var
 

@@ -8,19 +8,20 @@ compared.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.utils._pytree import tree_flatten
 
-from bnretrofit.affine import absorbed_bias, absorbed_weight, affine_of
+from bnretrofit.affine import absorbed_bias, affine_of, channel_factor
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.identity import identity_channels, kernel_is_exact
 from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, kind_of
 from bnretrofit.surgery import is_plain_call, norm_after
+from bnretrofit.weights import Weight, weight_error
 
 __all__ = ["GraphComparison", "compare_graphs", "prove"]
 
@@ -58,14 +59,6 @@ ARRANGED_OTHERWISE = "the results are arranged otherwise, or under other names"
 
 _SUBGRAPH = "a subgraph"
 """Stands for the body of a control-flow, checkpointing or autocast operator, which is not compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    """A tensor argument: its name and a way to its value (float64 where a norm is absorbed)."""
-
-    name: str
-    value: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +185,7 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
         return leaf
     use = graph.tensor(leaf)
     if use is not None:
-        return _Leaf(use.name, use.tensor.detach)
+        return Weight(use.name, use.tensor.detach())
     return index.get(leaf, _SUBGRAPH)
 
 
@@ -207,32 +200,23 @@ def _effective_arguments(
     if weight is None or kind is None or (bias is None and bias_argument is not None):
         return arguments, layout
 
-    def plain_bias() -> Tensor:
-        if bias is not None:
-            return bias.tensor.detach()
-        return weight.tensor.new_zeros(kind.channels(layer), dtype=torch.float64)
-
     suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
     bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
-    weight_value, bias_value = weight.tensor.detach, plain_bias
+    plain = weight.tensor.detach()
+    full_bias = plain.new_zeros(kind.channels(layer), dtype=torch.float64) if bias is None else bias.tensor.detach()
+    factor = None
     if norm is not None:
         module, groups = graph.owner(norm), int(getattr(layer, "groups", 1))
         affine = affine_of(module).where(identity_channels(module))
-        transposed = kind.transposed
-
-        def weight_value() -> Tensor:
-            return absorbed_weight(weight.tensor.detach().double(), affine, transposed=transposed, groups=groups)
-
-        def bias_value() -> Tensor:
-            return absorbed_bias(plain_bias().double(), affine)
-
-    weight_leaf, bias_leaf = _Leaf(weight.name + suffix, weight_value), _Leaf(bias_name + suffix, bias_value)
+        factor = channel_factor(plain, affine.scale, transposed=kind.transposed, groups=groups)
+        full_bias = absorbed_bias(full_bias, affine)
+    weight_leaf, bias_leaf = Weight(weight.name + suffix, plain, factor), Weight(bias_name + suffix, full_bias)
     others = [repr(value) for value in (*call.args[3:], call.kwargs)]
     return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
 
 
 def _compare(a: list[_Step], b: list[_Step], *, exact: bool) -> GraphComparison:
-    pairs: list[tuple[_Leaf, _Leaf, str]] = []
+    pairs: list[tuple[Weight, Weight, str]] = []
     for mine, other in zip(a, b, strict=False):
         problem = _step_difference(mine, other, pairs)
         if problem is not None:
@@ -244,14 +228,14 @@ def _compare(a: list[_Step], b: list[_Step], *, exact: bool) -> GraphComparison:
     return _compare_tensors(pairs, exact=exact)
 
 
-def _step_difference(a: _Step, b: _Step, pairs: list[tuple[_Leaf, _Leaf, str]]) -> str | None:
+def _step_difference(a: _Step, b: _Step, pairs: list[tuple[Weight, Weight, str]]) -> str | None:
     where = f"'{a.owner}' and '{b.owner}'" if a.owner != b.owner else f"'{b.owner}'"
     if a.op != b.op:
         return f"at {where} one computes {a.op}, the other {b.op}"
     if a.layout != b.layout or len(a.arguments) != len(b.arguments):
         return f"at {where} {a.op} has other arguments"
     for mine, other in zip(a.arguments, b.arguments, strict=True):
-        if isinstance(mine, _Leaf) and isinstance(other, _Leaf):
+        if isinstance(mine, Weight) and isinstance(other, Weight):
             pairs.append((mine, other, b.owner))
         elif type(mine) is not type(other) or mine != other:
             return f"at {where} {a.op} takes {_shown(mine)} in one and {_shown(other)} in the other"
@@ -259,15 +243,15 @@ def _step_difference(a: _Step, b: _Step, pairs: list[tuple[_Leaf, _Leaf, str]]) 
 
 
 def _shown(argument: Any) -> str:
-    if isinstance(argument, _Leaf):
+    if isinstance(argument, Weight):
         return f"the tensor '{argument.name}'"
     return "another intermediate result" if isinstance(argument, tuple) else repr(argument)
 
 
-def _compare_tensors(pairs: list[tuple[_Leaf, _Leaf, str]], *, exact: bool) -> GraphComparison:
+def _compare_tensors(pairs: list[tuple[Weight, Weight, str]], *, exact: bool) -> GraphComparison:
     worst, worst_name, worst_layer = 0.0, "", ""
     for mine, other, owner in pairs:
-        error = _tensor_error(mine.value(), other.value(), exact=exact)
+        error = weight_error(mine, other, exact=exact)
         if not error <= worst:
             worst, worst_name, worst_layer = error, other.name, owner
             if not math.isfinite(error):
@@ -287,30 +271,3 @@ def _tensor_difference(name: str, error: float) -> str:
     if error == float("inf"):
         return f"the tensor {name} has another shape, dtype or memory layout"
     return f"the tensor {name} differs by {error:.3g} of its largest element"
-
-
-def _tensor_error(a: Tensor, b: Tensor, *, exact: bool) -> float:
-    """0.0 if equal, else the largest difference relative to the largest element.
-
-    Infinite where the shapes differ or, if exact, the dtypes or memory layouts; NaN where an element is not finite.
-    """
-    if a.shape != b.shape or (exact and _kept(a) != _kept(b)):
-        return float("inf")
-    if a.dtype == b.dtype and torch.equal(a, b):
-        return 0.0
-    worst, largest = 0.0, 0.0
-    rows = max(1, (1 << 22) // max(1, a[0].numel())) if a.dim() else 1
-    parts = zip(a.split(rows), b.split(rows), strict=True) if a.dim() else [(a, b)]
-    for mine, other in parts:
-        left, right = mine.double(), other.to(mine.device).double()
-        worst = max(worst, float((left - right).abs().max())) if left.numel() else worst
-        largest = max(largest, float(left.abs().max()), float(right.abs().max())) if left.numel() else largest
-        if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
-            return float("nan")
-    return worst / largest if largest else 0.0
-
-
-def _kept(tensor: Tensor) -> tuple[Any, ...]:
-    # Kernels round differently in another layout; the stride of a dimension of one says nothing.
-    strides = tuple(stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
-    return tensor.dtype, tensor.device, strides

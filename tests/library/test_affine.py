@@ -113,7 +113,7 @@ def test_a_large_weight_is_worked_on_in_parts_with_the_same_result(
     change = Affine(torch.rand(12 if transposed else 6).double(), torch.zeros(12 if transposed else 6).double())
     groups = 2 if transposed else 1
     whole, _ = absorb_backward(weight, None, change, transposed=transposed, groups=groups)
-    monkeypatch.setattr(affine, "ROW_ELEMENTS", 40)
+    monkeypatch.setattr(affine, "BLOCK_ELEMENTS", 40)
     parts, _ = absorb_backward(weight, None, change, transposed=transposed, groups=groups)
     assert torch.equal(whole, parts)
 

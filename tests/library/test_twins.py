@@ -1,5 +1,6 @@
 """Tensors carried into another architecture of the same function, matched in the order in which the layers run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,9 +86,10 @@ def test_a_twin_on_the_meta_device_is_enough() -> None:
     assert torch.equal(run(result, x), run(model, x))
 
 
-def test_a_fold_like_a_twin_is_the_original_bit_for_bit() -> None:
+@pytest.mark.parametrize("twin", [Twin, lambda: None])
+def test_a_fold_like_a_twin_is_the_original_bit_for_bit(twin: Callable[[], nn.Module | None]) -> None:
     model = Plain().eval()
-    result = retrofit(model, [images(8)], like=Twin())
+    result = retrofit(model, [images(8)], like=twin())
     found = fold(result, images(), like=Plain())
     assert type(found) is Plain
     assert equal_states(found, model)
