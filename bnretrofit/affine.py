@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 BLOCK_ELEMENTS = 1 << 15
-"""Elements of a weight held in float64 at a time: 256 kB, which stay in the cache. Kernels over no more than that run in
-the calling thread alone; waiting for the others takes milliseconds while something else keeps them busy."""
+"""Elements of a weight held in float64 at a time: 256 kB, which stay in the cache. Kernels over no more than that run
+in the calling thread alone; waiting for the others takes milliseconds while something else keeps them busy."""
 
 
 @dataclass(frozen=True, slots=True)
