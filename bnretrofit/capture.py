@@ -18,6 +18,7 @@ from torch.export.graph_signature import InputKind
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors
 from bnretrofit.copies import share_copy
 from bnretrofit.errors import InputRejectedError
+from bnretrofit.frozen import join_frozen_norms
 
 __all__ = ["Graph", "TensorUse", "capture", "inputs_of", "op_of"]
 
@@ -60,6 +61,11 @@ class Graph:
     def owner(self, node: fx.Node) -> nn.Module:
         """The innermost module that ran a call."""
         return self.model.get_submodule(self.owners.get(node, ""))
+
+    def place(self, node: fx.Node) -> str:
+        """Where a call is made, for messages: "ReLU 'features.1'"."""
+        name = self.owners.get(node, "")
+        return f"{type(self.owner(node)).__name__} '{name}'" if name else "the model's own forward"
 
     def tensor(self, argument: Any) -> TensorUse | None:
         """The tensor that an argument stands for; None if it is computed, or no tensor."""
@@ -140,6 +146,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _graph_of(model: nn.Module, program: torch.export.ExportedProgram) -> Graph:
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    join_frozen_norms(program.graph, lambda node: spec.target if (spec := specs.get(node.name)) is not None else None)
     nodes = list(program.graph.nodes)
     by_name = {node.name: node for node in nodes}
     tensors: dict[fx.Node, TensorUse] = {}

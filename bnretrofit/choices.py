@@ -11,6 +11,7 @@ from bnretrofit.layers import KINDS
 __all__ = ["Choices", "nearest"]
 
 FAMILIES = ("conv", "dense")
+PLACEMENTS = ("pre", "post")
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> str:
@@ -41,8 +42,8 @@ class Choices:
             raise UsageError(f"unknown layer family '{unknown[0]}'", remedy=f"choose from {', '.join(FAMILIES)}")
         if not families:
             raise UsageError("no layer family is chosen", remedy=f"choose from {', '.join(FAMILIES)}")
-        if placement != "pre":
-            raise UsageError(f"placement '{placement}' is not available", remedy="use placement 'pre'")
+        if placement not in PLACEMENTS:
+            raise UsageError(f"unknown placement '{placement}'", remedy=f"choose from {', '.join(PLACEMENTS)}")
         return cls(_patterns(include) or None, _patterns(exclude), families)
 
     def check_patterns(self, names: list[str]) -> None:

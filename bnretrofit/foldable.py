@@ -1,21 +1,41 @@
-"""graph -> FoldPlan: which norms can be absorbed into the layer before them, and the sentence for each that cannot."""
+"""graph -> Foldable: which norms can be absorbed into a layer beside them, and the sentence for each that cannot."""
+
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from bnretrofit.affine import affine_of
+from bnretrofit.affine import Affine, affine_of
 from bnretrofit.capture import Graph, op_of
+from bnretrofit.forwarding import Arrival
 from bnretrofit.identity import identity_channels
-from bnretrofit.layers import LAYER_OPS, ChannelsLastBatchNorm1d, Normed, is_batch_norm, is_fixed_norm, kind_of
+from bnretrofit.layers import LAYER_OPS, Normed, kind_of
+from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms
+from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm, is_frozen_norm
 from bnretrofit.sites import Fold, FoldPlan, Leave
 from bnretrofit.surgery import inserted_norms, is_plain_call, norm_after
+from bnretrofit.takers import has_hooks, obstacle_after, obstacle_before
 
-__all__ = ["find_folds"]
+__all__ = ["Foldable", "find_folds"]
 
 OWN_NORM_STAYS = "it is the network's own, and fold takes out what was inserted; fold the result to fold the others too"
+PADS = "'{}' after it pads with zeros, where the shift would be missing"
 
 
-def find_folds(graph: Graph, model: nn.Module) -> FoldPlan:
+@dataclass(frozen=True, slots=True)
+class Foldable:
+    """What can be folded.
+
+    Attributes:
+        plan: The decisions.
+        before: For each layer that takes norms before it, by name: their map on its input channels.
+    """
+
+    plan: FoldPlan
+    before: dict[str, Affine]
+
+
+def find_folds(graph: Graph, model: nn.Module) -> Foldable:
     """Judge every norm of a model.
 
     Args:
@@ -23,56 +43,69 @@ def find_folds(graph: Graph, model: nn.Module) -> FoldPlan:
         model: The model itself: it tells the mode its norms are in.
 
     Returns:
-        The plan.
+        The decisions, and what they come to.
     """
     inserted = inserted_norms(model)
-    folds, leaves = [], []
-    for name, norm in model.named_modules():
-        if not is_batch_norm(norm):
-            continue
+    norms = {name: norm for name, norm in model.named_modules() if is_batch_norm(norm)}
+    found: dict[str, Fold | str] = {}
+    elsewhere: dict[str, str] = {}
+    for name, norm in norms.items():
         reason = OWN_NORM_STAYS if inserted is not None and name not in inserted else _obstacle(graph, name, norm)
-        if reason is None:
-            folds.append(_fold(graph, name, norm))
-        else:
-            leaves.append(Leave(name, type(norm).__name__, reason))
-    return FoldPlan(tuple(folds), tuple(leaves))
+        found[name] = reason or _backward(graph, name, norm)
+        if reason is None and isinstance(found[name], str):
+            elsewhere[name] = str(found[name])
+    found |= {name: _identity(graph, name) for name in _identities(graph, elsewhere)}
+    before: dict[str, Affine] = {}
+    found |= _forward(graph, {name: why for name, why in elsewhere.items() if isinstance(found[name], str)}, before)
+    kinds = {name: type(norm).__name__ for name, norm in norms.items()}
+    folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
+    leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
+    return Foldable(FoldPlan(folds, leaves), before)
 
 
 def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
-    """Why a norm cannot be folded; None if it can."""
+    """Why a norm has no fixed map, or may not be touched; None if neither."""
     if not is_fixed_norm(norm):
         return f"its class {type(norm).__name__} may do more than normalise"
-    if norm.training:
+    if norm.training and not is_frozen_norm(norm):
         return "it is in training mode, where it normalises by each batch's own statistics; call model.eval() first"
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it keeps no running statistics, so it has no fixed scale"
-    if _has_hooks(norm) or any(_has_hooks(holder) for holder in _holders(graph.model, name)):
+    if has_hooks(norm) or any(has_hooks(holder) for holder in _holders(graph.model, name)):
         return "it has hooks, which would be lost"
     affine = affine_of(norm)
     if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
         return "its scale or shift is not finite"
-    return _call_obstacle(graph, name, norm)
-
-
-def _call_obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
-    """Why a norm with a fixed map cannot be folded, judged by how the model calls it."""
     calls = _calls(graph, name)
     if not calls:
         return "the model never runs it in eval mode"
     if not all(is_plain_call(graph, node) for node in calls):
         return "it is not run with its own tensors, its own eps and fixed statistics"
-    sources = [_source(graph, norm, node) for node in calls]
+    return None
+
+
+def _calls(graph: Graph, name: str) -> list[fx.Node]:
+    return [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
+
+
+def _holders(model: nn.Module, name: str) -> list[nn.Module]:
+    """The Normed that holds a norm, if one does."""
+    holder = model.get_submodule(name.rpartition(".")[0])
+    return [holder] if isinstance(holder, Normed) else []
+
+
+def _backward(graph: Graph, name: str, norm: nn.Module) -> Fold | str:
+    """How a norm folds into the layer before it, or why it does not."""
+    sources = [_source(graph, norm, node) for node in _calls(graph, name)]
     problem = next((source for source in sources if isinstance(source, str)), None)
     if problem is not None:
         return problem
     layers = {graph.owners[source] for source in sources if isinstance(source, fx.Node)}
     if len(layers) > 1:
         return f"it follows several layers: {', '.join(sorted(layers))}"
-    return _layer_obstacle(graph, name, next(iter(layers)))
-
-
-def _calls(graph: Graph, name: str) -> list[fx.Node]:
-    return [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
+    (layer,) = layers
+    affine = effective_affine(graph, _calls(graph, name)[0])
+    return obstacle_before(graph, layer, name) or _fold(graph, name, layer, "backward", affine)
 
 
 def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
@@ -84,80 +117,71 @@ def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
     if not isinstance(source, fx.Node) or source.op != "call_function":
         return "nothing computes its input: it is the model's own"
     if op_of(source) not in LAYER_OPS:
-        before = graph.owners[source]
-        place = f"{type(graph.owner(source)).__name__} '{before}'" if before else "the model's own forward"
-        return f"what comes before it is {op_of(source)} in {place}, not a conv or dense layer"
+        return f"what comes before it is {op_of(source)} in {graph.place(source)}, not a conv or dense layer"
     if norm_after(source) is not node:
         return f"the output of '{graph.owners[source]}' is also read elsewhere, without the norm"
     kind = kind_of(graph.owner(source))
     if kind is None:
-        return f"the layer before it is a functional call in '{graph.owners[source]}'"
+        return f"the layer before it is a functional call in {graph.place(source)}"
     if kind.channel_dim(source.meta["val"].dim()) != (-1 if last else 1):
         return f"it normalises dimension 1 of the output of '{graph.owners[source]}', whose channels are last"
     return source
 
 
-def _layer_obstacle(graph: Graph, name: str, layer_name: str) -> str | None:
-    """Why a layer cannot take the norm of that name into its weights; None if it can."""
-    layer = graph.model.get_submodule(layer_name)
-    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-    if weight is None:
-        return f"the weight of '{layer_name}' is re-parametrised, so no scale can be absorbed into it"
-    if _has_hooks(layer):
-        return f"'{layer_name}' has hooks, which would see another output"
-    for call in (node for node in graph.nodes if graph.owners[node] == layer_name and op_of(node) in LAYER_OPS):
-        after = norm_after(call)
-        if after is None or graph.owners[after] != name:
-            return f"'{layer_name}' is called more than once, and not always with this norm after it"
-        uses = graph.tensor(call.args[1]), graph.tensor(call.args[2] if len(call.args) > 2 else None)
-        read = [None if use is None else use.tensor for use in uses]
-        if read[0] is not weight or read[1] is not bias:
-            return f"a tensor of '{layer_name}' is changed before it is used (standardised or masked)"
-    return next((reason for tensor in (weight, bias) if (reason := _tied(graph, layer, layer_name, tensor))), None)
+def _identities(graph: Graph, names: dict[str, str]) -> list[str]:
+    known = identity_norms(graph)
+    return [name for name in names if all(call in known for call in _calls(graph, name))]
 
 
-def _tied(graph: Graph, layer: nn.Module, layer_name: str, tensor: Tensor | None) -> str | None:
-    """Who else uses a layer's tensor, as a sentence; None if nobody does."""
-    if tensor is None:
-        return None
-    for use in graph.uses(tensor):
-        if graph.owners[use] != layer_name or op_of(use) not in LAYER_OPS:
-            return f"a tensor of '{layer_name}' is also used by '{graph.owners[use]}' ({op_of(use)})"
-    for name, other in graph.model.named_modules():
-        if other is not layer and any(value is tensor for value in other._parameters.values()):
-            return f"a tensor of '{layer_name}' is tied to '{name}'"
-    return None
+def _identity(graph: Graph, name: str) -> Fold:
+    source = identity_norms(graph)[_calls(graph, name)[0]]
+    return _fold(graph, name, graph.owners[source], "none", effective_affine(graph, _calls(graph, name)[0]))
 
 
-def _holders(model: nn.Module, name: str) -> list[nn.Module]:
-    """The Normed that holds a norm, if one does."""
-    holder = model.get_submodule(name.rpartition(".")[0])
-    return [holder] if isinstance(holder, Normed) else []
+def _forward(graph: Graph, reasons: dict[str, str], before: dict[str, Affine]) -> dict[str, Fold | str]:
+    """How norms that do not fold backward fold into the layer after them, or both reasons why they do not.
+
+    Args:
+        graph: The captured model.
+        reasons: Why each norm does not fold backward.
+        before: Receives the maps.
+    """
+    following = backward_norms(graph)
+    calls = {calls[0]: name for name in reasons if len(calls := _calls(graph, name)) == 1 and calls[0] not in following}
+    ordered = [node for node in graph.nodes if node in calls]
+    affines = {node: effective_affine(graph, node) for node in ordered}
+    arrivals = forward_norms(graph, affines, lambda _norm, place: _unfit(graph, place))
+    found: dict[str, Fold | str] = {}
+    for node in ordered:
+        name, place = calls[node], arrivals[node]
+        if isinstance(place, str):
+            found[name] = f"{reasons[name]}; and {place}"
+            continue
+        layer = graph.owners[place.call]
+        before[layer] = before[layer].then(place.affine) if layer in before else place.affine
+        found[name] = _fold(graph, name, layer, "forward", place.affine)
+    return found
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    # torch has no public way to ask.
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+def _unfit(graph: Graph, place: Arrival) -> str | None:
+    if place.padded and bool(place.affine.shift.count_nonzero()):
+        return PADS.format(graph.owners[place.call])
+    return obstacle_after(graph, place.call)
 
 
-def _fold(graph: Graph, name: str, norm: nn.Module) -> Fold:
-    call = next(
-        node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")
-    )
-    source = _source(graph, norm, call)
-    if isinstance(source, str):
-        raise TypeError(source)
-    layer = graph.owner(source)
-    kind = kind_of(layer)
-    unchanged = identity_channels(norm)
-    affine = affine_of(norm)
+def _fold(graph: Graph, name: str, layer_name: str, direction: str, arriving: Affine) -> Fold:
+    norm, layer = graph.model.get_submodule(name), graph.model.get_submodule(layer_name)
+    kind, unchanged = kind_of(layer), identity_channels(norm)
+    scale = affine_of(norm).scale.abs()
+    gains = direction != "none" and layer._parameters.get("bias") is None
     return Fold(
         norm=name,
-        layer=graph.owners[source],
+        layer=layer_name,
         kind=type(layer).__name__ if kind is None else kind.name,
         channels=len(unchanged),
         unchanged=int(unchanged.sum()),
-        scale_max=float(affine.scale.abs().max()),
-        new_bias=layer._parameters.get("bias") is None and bool(affine.where(unchanged).shift.count_nonzero()),
+        scale_max=float(scale.max()),
+        new_bias=gains and bool(arriving.shift.count_nonzero()),
+        direction=direction,
+        scale_quantiles=tuple(scale.quantile(scale.new_tensor([0.01, 0.5, 0.99])).tolist()),
     )

@@ -1,7 +1,7 @@
 """model -> the model without norms, computing the same function.
 
-Given: layer -> BatchNorm with fixed statistics. Result: the layer with the norm in its weights. A norm that `insert`
-put in is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
+Given: layer -> BatchNorm with fixed statistics, or BatchNorm -> layer. Result: the layer with the norm in its weights.
+A norm that `insert` put in is unwrapped; a network's own becomes nn.Identity, so positions and all other keys stay.
 """
 
 import logging
@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from bnretrofit.affine import absorb_backward, affine_of
+from bnretrofit.absorbing import absorb
+from bnretrofit.affine import Affine, affine_of
 from bnretrofit.batches import Batch, dtype_of
 from bnretrofit.capture import Graph, TensorUse, capture, op_of
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, replace_module, share_copy
 from bnretrofit.errors import InputRejectedError, VerificationError
-from bnretrofit.foldable import find_folds
+from bnretrofit.foldable import Foldable, find_folds
 from bnretrofit.identity import identity_channels
 from bnretrofit.layers import Normed, kind_of
+from bnretrofit.norms import without_norm
 from bnretrofit.proof import compare_graphs
-from bnretrofit.sites import Fold, FoldPlan
+from bnretrofit.sites import FoldPlan
 from bnretrofit.surgery import PLAN_ATTRIBUTE
 from bnretrofit.twins import align, carry, with_tensors_of
 
@@ -34,7 +36,7 @@ with an accuracy of zero), not a trained network. An inserted norm starts at 1."
 
 
 def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
-    """Decide which norms fold into the layer before them, and which stay and why. Leaves the model as it is.
+    """Decide which norms fold into a layer beside them, and which stay and why. Leaves the model as it is.
 
     In a model that `insert` or `retrofit` made, the inserted norms are folded and the network's own stay; in any other
     model, its own are folded.
@@ -49,7 +51,7 @@ def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
     Raises:
         InputRejectedError: The model cannot be captured.
     """
-    return find_folds(capture(model, example), model)
+    return find_folds(capture(model, example), model).plan
 
 
 def fold(
@@ -60,7 +62,7 @@ def fold(
     force: bool = False,
     allow_new_layers: bool = False,
 ) -> nn.Module:
-    """Absorb every norm that can be absorbed into the weights before it, in float64, rounded once.
+    """Absorb every norm that can be absorbed into the weights before or after it, in float64, rounded once.
 
     Channels on which the running kernel treats the norm as the identity keep their bits, so that folding what was just
     inserted gives back the original tensors.
@@ -109,12 +111,11 @@ class FoldedModel:
 def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, force: bool) -> FoldedModel:
     """`fold`, unchecked, for callers that verify the result themselves and need not capture it again."""
     before = capture(model, example)
-    plan = find_folds(before, model)
+    foldable = find_folds(before, model)
+    plan = foldable.plan
     if not force:
         _refuse_explosions(plan)
-    copy = share_copy(model)
-    for found in plan.folds:
-        copy = _folded(copy, found)
+    copy = _folded(share_copy(model), foldable)
     if hasattr(copy, PLAN_ATTRIBUTE):
         delattr(copy, PLAN_ATTRIBUTE)
     if like is None:
@@ -161,19 +162,37 @@ def _refuse_explosions(plan: FoldPlan) -> None:
         )
 
 
-def _folded(model: nn.Module, found: Fold) -> nn.Module:
-    norm, layer = model.get_submodule(found.norm), model.get_submodule(found.layer)
+def _folded(model: nn.Module, foldable: Foldable) -> nn.Module:
+    """Give the layers their new weights, then take the norms out. Edits the model."""
+    after: dict[str, Affine] = {}
+    for found in foldable.plan.folds:
+        if found.direction == "backward" and found.unchanged < found.channels:
+            norm = model.get_submodule(found.norm)
+            after[found.layer] = affine_of(norm).where(identity_channels(norm))
+    layers = {name: model.get_submodule(name) for name in (*after, *foldable.before)}
+    norms = [model.get_submodule(found.norm) for found in foldable.plan.folds]
+    for name, layer in layers.items():
+        _absorb(layer, after.get(name), foldable.before.get(name))
+    for norm in norms:
+        model = _without(model, norm)
+    return model
+
+
+def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> None:
     kind = kind_of(layer)
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-    if kind is not None and weight is not None and found.unchanged < found.channels:
-        affine = affine_of(norm).where(identity_channels(norm))
-        groups = int(getattr(layer, "groups", 1))
-        new_weight, new_bias = absorb_backward(weight, bias, affine, transposed=kind.transposed, groups=groups)
-        layer._parameters["weight"] = nn.Parameter(new_weight, requires_grad=weight.requires_grad)
-        if new_bias is not None:
-            trainable = weight.requires_grad if bias is None else bias.requires_grad
-            layer._parameters["bias"] = nn.Parameter(new_bias, requires_grad=trainable)
+    if kind is None or weight is None:
+        raise TypeError(f"a {type(layer).__name__} cannot absorb a norm")
+    groups = int(getattr(layer, "groups", 1))
+    new_weight, new_bias = absorb(weight, bias, after, before, transposed=kind.transposed, groups=groups)
+    layer._parameters["weight"] = nn.Parameter(new_weight, requires_grad=weight.requires_grad)
+    if new_bias is not None:
+        trainable = weight.requires_grad if bias is None else bias.requires_grad
+        layer._parameters["bias"] = nn.Parameter(new_bias, requires_grad=trainable)
+
+
+def _without(model: nn.Module, norm: nn.Module) -> nn.Module:
     holder = next((module for module in model.modules() if isinstance(module, Normed) and module.norm is norm), None)
     if holder is not None:
-        return replace_module(model, holder, layer)
-    return replace_module(model, norm, nn.Identity().train(norm.training))
+        return replace_module(model, holder, holder.layer)
+    return replace_module(model, norm, without_norm(norm))

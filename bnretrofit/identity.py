@@ -142,7 +142,9 @@ def effective(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def identity_channels(norm: nn.Module) -> Tensor:
-    """(C,), bool: the channels on which the kernel's factor is 1.0 and its summand 0.0."""
+    """(C,), bool: the channels on which the kernel's factor is 1.0 and its summand 0.0; none if another kernel runs."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch has no public name for all of them
+        return torch.zeros_like(fixed_norm(norm).mean, dtype=torch.bool)
     factor, summand = effective(norm)
     # Probing in half precision rounds a factor near 1 to 1: there no channel is taken for the identity.
     return (factor == 1) & (summand == 0) & (factor.dtype in (torch.float32, torch.float64))

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from bnretrofit.affine import fixed_norm
 from bnretrofit.batches import device_of, dtype_of, example_from
-from bnretrofit.capture import Graph, capture
+from bnretrofit.capture import capture
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, share_copy
 from bnretrofit.errors import InexactIdentityWarning, InputRejectedError, UsageError, VerificationError
 from bnretrofit.identity import set_identity
-from bnretrofit.layers import kind_of, norm_for
+from bnretrofit.layers import kind_of
 from bnretrofit.moments import ChannelStats
-from bnretrofit.proof import compare_graphs
+from bnretrofit.norms import norm_for
+from bnretrofit.proof import GraphComparison, compare_graphs, compare_without
 from bnretrofit.sites import Plan, Site
 from bnretrofit.surgery import place_norms, plan_of, record_plan, runs_through
 from bnretrofit.twins import COUNTER, carry
@@ -118,17 +119,16 @@ def _in_place(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], i
     for site in plan.sites:
         if not runs_through(graph, site):
             raise VerificationError("the model goes around the norm", where=site.name, remedy="exclude the layer")
-    _require_same(capture(model, example), graph, model, tensors=False)
+    same = compare_without(capture(model, example), graph, {site.norm_name for site in plan.sites})
+    _require(same, graph.model, model, close=same.same_tensors)
     return result
 
 
-def _require_same(before: Graph, after: Graph, model: nn.Module, *, tensors: bool) -> None:
-    """Refuse a result that runs other operators, norms aside, or (if asked) other tensors."""
-    same = compare_graphs(before, after)
-    close = not tensors or same.tensor_error <= tolerance_for(dtype_of(model)).tensor
+def _require(same: GraphComparison, result: nn.Module, model: nn.Module, *, close: bool) -> None:
+    """Refuse a result that runs other operators, norms aside, or other tensors."""
     if not (same.same_operators and close):
         raise VerificationError(
-            f"the {type(after.model).__name__} with norms does not compute what the {type(model).__name__} computes",
+            f"the {type(result).__name__} with norms does not compute what the {type(model).__name__} computes",
             where=same.layer,
             why=same.difference,
             remedy="exclude the layers that the model's own code tells apart by their class",
@@ -155,7 +155,9 @@ def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], 
         state.setdefault(f"{site.norm_name}.{COUNTER}", torch.zeros((), dtype=torch.long, device=device))
     result = carry(plan.like, state, training=model.training)
     example = example_from(plan.inputs, device)
-    _require_same(capture(model, example), capture(result, example), model, tensors=init == "identity")
+    same = compare_graphs(capture(model, example), capture(result, example))
+    close = init != "identity" or same.tensor_error <= tolerance_for(dtype_of(model)).tensor
+    _require(same, result, model, close=close)
     return result
 
 

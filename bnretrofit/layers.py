@@ -4,28 +4,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = [
     "LAYER_OPS",
-    "ChannelsLastBatchNorm1d",
     "LayerKind",
     "Normed",
-    "is_batch_norm",
-    "is_fixed_norm",
     "kind_of",
-    "norm_for",
     "norm_name_for",
 ]
-
-
-class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d over the last dimension: for dense outputs (N, *S, C), where nn.BatchNorm1d would normalise S."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Module's own name for it
-        """Normalise (N, *S, C) per channel C."""
-        return super().forward(input.flatten(0, -2)).view(input.shape)
 
 
 class Normed(nn.Sequential):
@@ -109,13 +96,6 @@ KINDS = (
 
 LAYER_OPS = frozenset(op for kind in KINDS for op in kind.ops)
 
-_NORMS: dict[str, type[nn.Module]] = {
-    "BatchNorm1d": nn.BatchNorm1d,
-    "BatchNorm2d": nn.BatchNorm2d,
-    "BatchNorm3d": nn.BatchNorm3d,
-    "ChannelsLastBatchNorm1d": ChannelsLastBatchNorm1d,
-}
-
 
 def kind_of(module: nn.Module) -> LayerKind | None:
     """The row of the table for a module; None if it is not a convolution or dense layer."""
@@ -127,26 +107,3 @@ def norm_name_for(kind: LayerKind, channel_dim: int) -> str:
     if channel_dim == -1:
         return "ChannelsLastBatchNorm1d"
     return f"BatchNorm{kind.spatial or 1}d"
-
-
-def norm_for(name: str, channels: int, layer: nn.Module) -> nn.Module:
-    """A new norm of that name on the layer's device, in float64 for float64 layers and in float32 for all others.
-
-    Half-precision layers get float32 parameters and statistics, as torch's mixed-precision kernels expect.
-    """
-    weight = layer.weight
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    norm = _NORMS[name](channels, device=weight.device, dtype=dtype)
-    norm.train(layer.training)
-    return norm
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm of any make; FrozenBatchNorm2d and its like are no subclasses, only so called."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__  # noqa: SLF001
-
-
-def is_fixed_norm(module: nn.Module) -> bool:
-    """Whether a module is a stock BatchNorm (or our channels-last one) that does nothing but normalise."""
-    stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelsLastBatchNorm1d)
-    return type(module) in stock

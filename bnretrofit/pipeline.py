@@ -33,7 +33,7 @@ def retrofit(
         include: Module-name globs of layers to take (see `make_plan`).
         exclude: Module-name globs of layers to skip.
         layers: Families to take: "conv", "dense" or both.
-        placement: "pre": between a layer and its activation.
+        placement: "pre": between a layer and its activation, or "post": after the activation (see `make_plan`).
         like: A model of another architecture and the same function, whose class the result is to have.
 
     Returns:

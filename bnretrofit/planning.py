@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from torch import fx, nn
 
+from bnretrofit.activations import after_activation
 from bnretrofit.batches import Batch, describe
 from bnretrofit.capture import Graph, capture, op_of
 from bnretrofit.choices import Choices
+from bnretrofit.errors import UsageError
 from bnretrofit.layers import LAYER_OPS, LayerKind, kind_of, norm_name_for
 from bnretrofit.sites import Plan, Site, Skip
 from bnretrofit.surgery import bypassed_sites
@@ -36,9 +38,9 @@ def make_plan(
             makes the model's output, which is skipped otherwise.
         exclude: Module-name globs of layers to skip.
         layers: Families to take: "conv", "dense" or both.
-        placement: "pre": between a layer and its activation.
+        placement: "pre": between a layer and its activation, or "post": after the activation, where that is a module.
         like: A model of another architecture and the same function, in which the sites are the norms it has: `insert`
-            then returns that architecture.
+            then returns that architecture. With placement "pre" only.
 
     Returns:
         The plan; every conv and dense layer of the model is in `sites` or in `skips`.
@@ -48,12 +50,16 @@ def make_plan(
         InputRejectedError: The model cannot be captured, or the twin has a place too many or too few for a tensor.
     """
     choices = Choices.checked(include=include, exclude=exclude, layers=layers, placement=placement)
+    if like is not None and placement != "pre":
+        raise UsageError(f"placement '{placement}' and like exclude each other", why="the twin says where norms stand")
     graph = capture(model, example)
     decisions = _decisions(graph)
     choices.check_patterns(list(decisions))
     heads = {graph.owners[node] for node in output_layers(graph)}
     decided = [_chosen(decision, choices, heads) for decision in decisions.values()]
-    plan = _plan(decided, describe(example))
+    if placement == "post":
+        decided = [after_activation(graph, item) if isinstance(item, Site) else item for item in decided]
+    plan = _plan(decided, describe(example), placement)
     if like is not None:
         return twin_sites(plan, graph, like, example)
     return _without_bypassed(plan, model, example)
@@ -71,7 +77,7 @@ def _decisions(graph: Graph) -> dict[str, Site | Skip]:
         decisions[name] = _decision(graph, name, kinds[name], calls.get(name, []))
     for owner, nodes in calls.items():
         if owner not in kinds:
-            decisions |= _functional(graph, owner, nodes, decisions)
+            decisions |= _functional(graph, nodes, decisions)
     return decisions
 
 
@@ -105,8 +111,7 @@ def _obstacle(graph: Graph, name: str, calls: list[fx.Node]) -> str | None:
         return "its weight is re-parametrised (computed from other tensors), so no scale can be absorbed into it"
     foreign = next((node for node in graph.uses(weight) if graph.owners[node] != name), None)
     if foreign is not None:
-        where = graph.owners[foreign]
-        place = f"{type(graph.owner(foreign)).__name__} '{where}'" if where else "the model's own forward"
+        place = graph.place(foreign)
         if any(module is not layer and module._parameters.get("weight") is weight for module in graph.model.modules()):
             return f"its weight is tied: {place} uses the same tensor"
         return f"its weight is used by {place} ({op_of(foreign)}) without calling the layer"
@@ -138,17 +143,16 @@ def _call_obstacle(graph: Graph, name: str, weight: nn.Parameter, calls: list[fx
     return None
 
 
-def _functional(graph: Graph, owner: str, nodes: list[fx.Node], known: dict[str, Site | Skip]) -> dict[str, Skip]:
+def _functional(graph: Graph, nodes: list[fx.Node], known: dict[str, Site | Skip]) -> dict[str, Skip]:
     """Layers that exist only as a call on a parameter of some other module."""
     found = {}
     for node in nodes:
         use = graph.tensor(node.args[1])
         if use is not None and use.name.rpartition(".")[0] not in known:
-            place = f"{type(graph.owner(node)).__name__} '{owner}'" if owner else "the model's own forward"
             found[use.name] = Skip(
                 use.name,
                 "functional",
-                f"{place} applies this parameter by {op_of(node)}; no layer's output to normalise",
+                f"{graph.place(node)} applies this parameter by {op_of(node)}; no layer's output to normalise",
             )
     return found
 
@@ -162,11 +166,12 @@ def _chosen(decision: Site | Skip, choices: Choices, heads: set[str]) -> Site | 
     return decision if reason is None else Skip(decision.name, decision.kind, reason)
 
 
-def _plan(decided: list[Site | Skip], inputs: object) -> Plan:
+def _plan(decided: list[Site | Skip], inputs: object, placement: str) -> Plan:
     return Plan(
         sites=tuple(item for item in decided if isinstance(item, Site)),
         skips=tuple(item for item in decided if isinstance(item, Skip)),
         inputs=inputs,
+        placement=placement,
     )
 
 

@@ -26,6 +26,7 @@ class Site:
         channel_dim: Where the channels stand in its output: 1 or -1.
         norm_name: The norm's module name in the resulting model.
         result_name: The layer's module name in the resulting model.
+        activation: With placement "post": the module that the norm stands after; empty otherwise.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Site:
     channel_dim: int
     norm_name: str
     result_name: str
+    activation: str = ""
+
+    @property
+    def position(self) -> str:
+        """Name of the module that the norm stands after: the layer itself, or its activation."""
+        return self.activation or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Plan:
         sites: Layers that get a norm, in the order in which the model runs them.
         skips: All other conv and dense layers, each with its reason.
         inputs: Shapes and dtypes of the example the model was captured with (see `batches.describe`).
-        placement: "pre": between a layer and its activation.
+        placement: "pre": between a layer and its activation; "post": after the activation.
         twin: With like=: the class of the other architecture.
         tensors: With like=: tensor names of the twin -> tensor names of the model.
         notes: What could not be checked, as sentences.
@@ -123,16 +130,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A norm that is absorbed into the layer before it.
+    """A norm that is absorbed into a layer beside it.
 
     Attributes:
         norm: The norm's module name.
-        layer: The layer's module name.
+        layer: The name of the layer that takes it; of the module before the norm, where none has to.
         kind: The layer's class.
-        channels: Channels of both.
+        channels: Channels of the norm.
         unchanged: Channels on which the running kernel treats the norm as the identity: their weights keep their bits.
         scale_max: Largest |weight| / sqrt(running_var + eps).
         new_bias: Whether the layer gains a bias, and so a key.
+        direction: "backward": into the layer before it; "forward": into the layer after it; "none": it is the identity.
+        scale_quantiles: 1 %, 50 % and 99 % of |weight| / sqrt(running_var + eps).
     """
 
     norm: str
@@ -142,6 +151,16 @@ class Fold:
     unchanged: int
     scale_max: float
     new_bias: bool
+    direction: str = "backward"
+    scale_quantiles: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def reason(self) -> str:
+        """Why it folds, as a sentence."""
+        if self.direction == "none":
+            return "it is the identity, and nothing else reads what it reads"
+        where = "before" if self.direction == "backward" else "after"
+        return f"it is absorbed into '{self.layer}' {where} it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +188,6 @@ class FoldPlan:
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON document."""
         return {
-            "folds": [dataclasses.asdict(fold) for fold in self.folds],
+            "folds": [{**dataclasses.asdict(fold), "reason": fold.reason} for fold in self.folds],
             "leaves": [dataclasses.asdict(leave) for leave in self.leaves],
         }

@@ -9,7 +9,8 @@ from bnretrofit.batches import Batch, doubled
 from bnretrofit.capture import Graph, capture, op_of
 from bnretrofit.copies import replace_module, share_copy
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import Normed, is_fixed_norm, norm_for
+from bnretrofit.layers import Normed
+from bnretrofit.norms import is_fixed_norm, norm_for
 from bnretrofit.sites import Plan, Site
 
 __all__ = [
@@ -27,7 +28,7 @@ PLAN_ATTRIBUTE = "bnretrofit_plan"
 
 
 def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.Module]) -> nn.Module:
-    """Put each site's norm after its layer, in place.
+    """Put each site's norm after its layer, or after the layer's activation, in place.
 
     Given: `features.0 = Conv2d`. Result: `features.0 = Normed(layer=Conv2d, norm=BatchNorm2d)`, at every place where
     the layer stands.
@@ -41,8 +42,8 @@ def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.
         The model; a new root if the site is the model itself.
     """
     for site in sites:
-        layer = model.get_submodule(site.name)
-        model = replace_module(model, layer, Normed(layer, norms[site.name]))
+        before = model.get_submodule(site.position)
+        model = replace_module(model, before, Normed(before, norms[site.name]))
     return model
 
 
@@ -150,7 +151,9 @@ def runs_through(graph: Graph, site: Site) -> bool:
     if weight is None:
         return False
     for node in graph.uses(weight):
-        norm = norm_after(node)
+        # After the activation, a norm follows the one call that reads the layer's.
+        before = [node] if not site.activation else list(node.users)
+        norm = norm_after(before[0]) if len(before) == 1 else None
         if norm is None or graph.owners[norm] != site.norm_name:
             return False
     return True

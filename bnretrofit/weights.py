@@ -1,14 +1,14 @@
 """Two weights, each perhaps with a norm's scale still to be applied -> how far they differ, without a float64 copy."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bnretrofit.affine import row_blocks
+from bnretrofit.absorbing import row_blocks
 
 __all__ = ["Weight", "weight_error"]
 
@@ -20,12 +20,12 @@ class Weight:
     Attributes:
         name: Its name, for messages.
         tensor: Its value, before the factor.
-        factor: float64, to be multiplied with it (see `affine.channel_factor`); None for none.
+        factors: float64, to be multiplied with it (see `absorbing.weight_factors`).
     """
 
     name: str
     tensor: Tensor
-    factor: Tensor | None = None
+    factors: tuple[Tensor, ...] = ()
 
 
 def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
@@ -35,13 +35,12 @@ def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
     """
     if a.tensor.shape != b.tensor.shape or (exact and _kept(a.tensor) != _kept(b.tensor)):
         return math.inf
-    plain = a.factor is None and b.factor is None
+    plain = not a.factors and not b.factors
     if plain and a.tensor.dtype == b.tensor.dtype and torch.equal(a.tensor, b.tensor.to(a.tensor.device)):
         return 0.0
     worst, largest = 0.0, 0.0
-    blocks = zip(_blocks(a), _blocks(b), strict=False)
-    for (mine, my_factor), (other, its_factor) in blocks:
-        left, right = _scaled(mine, my_factor), _scaled(other, its_factor).to(mine.device)
+    for mine, other in zip(_blocks(a), _blocks(b), strict=True):
+        left, right = _product(mine), _product(other).to(mine[0].device)
         found = torch.stack([_largest(left - right), _largest(left), _largest(right)]).tolist()
         if not all(map(math.isfinite, found)):
             return math.nan
@@ -49,15 +48,16 @@ def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
     return worst / largest if largest else 0.0
 
 
-def _blocks(weight: Weight) -> Any:
+def _blocks(weight: Weight) -> Iterator[tuple[Tensor, ...]]:
     tensor = weight.tensor if weight.tensor.dim() else weight.tensor.view(1)
-    if weight.factor is None:
-        return zip(*row_blocks(tensor), repeat(None), strict=False)
-    return zip(*row_blocks(tensor, weight.factor), strict=True)
+    return zip(*row_blocks(tensor, *weight.factors), strict=True)
 
 
-def _scaled(block: Tensor, factor: Tensor | None) -> Tensor:
-    return block.double() if factor is None else block * factor
+def _product(block: tuple[Tensor, ...]) -> Tensor:
+    tensor, *factors = block
+    for factor in factors:
+        tensor = tensor * factor
+    return tensor.double()
 
 
 def _largest(block: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch.utils._pytree import tree_leaves
 from bnretrofit.checkpoints import Checkpoint
 from bnretrofit.copies import load_tensors, replace_module
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import kind_of, norm_for
+from bnretrofit.layers import kind_of
+from bnretrofit.norms import norm_for, without_norm
 from bnretrofit.sites import Plan
 from bnretrofit.surgery import place_norms
 from bnretrofit.workflows.written import Changes
@@ -36,7 +37,8 @@ def restructured(model: nn.Module, plan: Plan | None, changes: Changes) -> nn.Mo
     """
     try:
         for name in changes.identities:
-            model = replace_module(model, model.get_submodule(name), nn.Identity())
+            norm = model.get_submodule(name)
+            model = replace_module(model, norm, without_norm(norm))
         for name in changes.biases:
             layer = model.get_submodule(name)
             weight, kind = layer.get_parameter("weight"), kind_of(layer)

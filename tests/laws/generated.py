@@ -1,5 +1,6 @@
 """A strategy that draws networks: chains, branches and shared layers of every kind, in shapes nobody thought of."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnretrofit.layers import ChannelsLastBatchNorm1d
+from bnretrofit.norms import ChannelsLastBatchNorm1d
 
 CONVS: dict[str, tuple[Any, Any, Any]] = {
     "1d": (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d),
@@ -27,8 +28,10 @@ class Block:
     kernel: int
     bias: bool
     transposed: bool
-    norm: bool
+    padding: str
+    norm: str
     activation: str
+    pool: str
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,15 @@ class Network:
     def draw(self, samples: int, seed: int = 0) -> Tensor:
         """An input."""
         generator = torch.Generator().manual_seed(self.seed + 1000 * seed + samples)
-        sizes = {"1d": (4, 7), "2d": (4, 5, 4), "3d": (4, 3, 4, 2), "flat": (4,), "tokens": (5, 4), "maps": (2, 3, 4)}
+        sizes = {"1d": (4, 9), "2d": (4, 8, 9), "3d": (4, 7, 8, 7), "flat": (4,), "tokens": (5, 4), "maps": (2, 3, 4)}
         return torch.randn(samples, *sizes[self.kind], generator=generator)
 
 
 class Step(nn.Module):
-    """One block: a layer alone, beside a skip connection, called twice, or two layers side by side."""
+    """One block: a layer alone, beside a skip connection, called twice, or two layers side by side.
+
+    Its norm, if it has one, stands before the layer, between the layer and the activation, or after the activation.
+    """
 
     def __init__(self, kind: str, channels: int, block: Block) -> None:
         super().__init__()
@@ -67,19 +73,26 @@ class Step(nn.Module):
         wide = channels if keeps else block.channels * block.groups
         self.layer = _layer(kind, channels, wide, block)
         self.beside = _layer(kind, channels, wide, block) if block.form == "branches" else nn.Identity()
-        self.norm = _norm(kind, wide) if block.norm else nn.Identity()
-        self.after = nn.Sequential(ACTIVATIONS[block.activation], nn.Dropout(0.5))
+        norms = {"before": channels, "between": wide, "after": wide}
+        place = "between" if keeps and block.norm == "before" else block.norm
+        self.norms = nn.ModuleDict(
+            {name: _norm(kind, size) if name == place else nn.Identity() for name, size in norms.items()}
+        )
+        self.after = nn.Sequential(
+            copy.deepcopy(ACTIVATIONS[block.activation]), self.norms["after"], nn.Dropout(0.5), _pool(kind, block)
+        )
         self.channels = 2 * wide if block.form == "branches" else wide
 
     def forward(self, x: Tensor) -> Any:
-        y = self.norm(self.layer(x))
+        y = self.norms["between"](self.layer(self.norms["before"](x)))
         if self.form == "residual":
             y = y + x
         elif self.form == "twice":
-            y = self.norm(self.layer(self.after(y)))
-        elif self.form == "branches":
+            y = self.norms["between"](self.layer(self.after(y)))
+        y = self.after(y)
+        if self.form == "branches":
             y = torch.cat([y, self.beside(x).relu()], 1 if self.kind in CONVS or self.kind == "flat" else -1)
-        return self.after(y)
+        return y
 
 
 class Head(nn.Module):
@@ -101,9 +114,20 @@ def _layer(kind: str, channels: int, wide: int, block: Block) -> nn.Module:
         return nn.Linear(channels, wide, bias=block.bias)
     conv, transposed, _ = CONVS[kind]
     groups = block.groups if channels % block.groups == 0 and wide % block.groups == 0 else 1
-    made = transposed if block.transposed else conv
-    layer: nn.Module = made(channels, wide, block.kernel, padding=block.kernel // 2, groups=groups, bias=block.bias)
+    options: dict[str, Any] = {"groups": groups, "bias": block.bias, "padding": block.kernel // 2}
+    if block.padding == "none" and block.form in ("chain", "branches"):
+        options["padding"] = 0
+    elif block.padding == "reflect" and not block.transposed:
+        options["padding_mode"] = "reflect"
+    layer: nn.Module = (transposed if block.transposed else conv)(channels, wide, block.kernel, **options)
     return layer
+
+
+def _pool(kind: str, block: Block) -> nn.Module:
+    if kind not in CONVS or block.form != "chain" or block.pool == "none":
+        return nn.Identity()
+    made: nn.Module = getattr(nn, f"{block.pool}Pool{kind}")(2, 1)
+    return made
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -126,8 +150,10 @@ def networks(*, norms: bool) -> st.SearchStrategy[Network]:
         kernel=st.sampled_from([1, 3]),
         bias=st.booleans(),
         transposed=st.booleans(),
-        norm=st.booleans() if norms else st.just(value=False),
+        padding=st.sampled_from(["zeros", "none", "reflect"]),
+        norm=st.sampled_from(["none", "before", "between", "after"] if norms else ["none"]),
         activation=st.sampled_from(sorted(ACTIVATIONS)),
+        pool=st.sampled_from(["none", "Avg", "Max"]),
     )
     kinds = st.sampled_from(["1d", "2d", "3d", "flat", "tokens", "maps"])
     return st.builds(Network, kinds, st.lists(block, min_size=1, max_size=3).map(tuple), st.integers(0, 2**16))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 
-from bnretrofit import affine, fold, make_fold_plan, verify
+from bnretrofit import absorbing, fold, make_fold_plan, verify
 from bnretrofit.affine import Affine
 from bnretrofit.errors import InputRejectedError, VerificationError
 from tests.laws.generated import Network, networks
@@ -42,7 +42,7 @@ def test_a_float32_fold_passes_verification(network: Network) -> None:
     assert report.passed, report.reason
 
 
-def without_groups(weight: torch.Tensor, change: Affine, **_: Any) -> torch.Tensor:
+def without_groups(weight: torch.Tensor, change: Affine, *_: Any, **__: Any) -> torch.Tensor:
     """The scale along the first dimension, or the second if it fits: no thought of groups."""
     scale, channels = change.scale, change.scale.numel()
     if weight.shape[0] == channels:
@@ -51,9 +51,9 @@ def without_groups(weight: torch.Tensor, change: Affine, **_: Any) -> torch.Tens
     return (weight * repeated.view(1, -1, *[1] * (weight.dim() - 2))).to(weight.dtype)
 
 
-def without_the_old_bias(weight: Any, bias: Any, change: Affine, **options: Any) -> Any:
-    """absorb_backward as it would be if the layer's own bias were forgotten."""
-    new_weight, new_bias = REAL(weight, None if bias is None else torch.zeros_like(bias), change, **options)
+def without_the_old_bias(weight: Any, bias: Any, *maps: Any, **options: Any) -> Any:
+    """`absorb` as it would be if the layer's own bias were forgotten."""
+    new_weight, new_bias = REAL(weight, None if bias is None else torch.zeros_like(bias), *maps, **options)
     return new_weight, new_bias
 
 
@@ -62,13 +62,13 @@ def only_the_shift(_bias: Any, change: Affine) -> torch.Tensor:
     return change.shift.clone()
 
 
-REAL = affine.absorb_backward
+REAL = absorbing.absorb
 
 PLANTED = {
-    "groups": ("bnretrofit.affine.absorbed_weight", without_groups),
-    "bias": ("bnretrofit.folding.absorb_backward", without_the_old_bias),
+    "groups": ("bnretrofit.absorbing.absorbed_weight", without_groups),
+    "bias": ("bnretrofit.folding.absorb", without_the_old_bias),
     # Planted in the checker too, which then sees nothing: the law does.
-    "bias, also in the checker": ("bnretrofit.proof.absorbed_bias", only_the_shift),
+    "bias, also in the checker": ("bnretrofit.canonical.absorbed_bias", only_the_shift),
 }
 
 

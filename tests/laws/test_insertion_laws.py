@@ -12,21 +12,22 @@ from bnretrofit.layers import kind_of
 from tests.laws.generated import Network, networks
 from tests.library.observing import equal_states, observed, run, same, storages
 
-EXAMPLES = 12
+EXAMPLES = 60
+PLACEMENTS = st.sampled_from(["pre", "post"])
 
 
-def inserted(network: Network, model: Any) -> tuple[Plan, Any]:
+def inserted(network: Network, model: Any, placement: str) -> tuple[Plan, Any]:
     example = network.draw(6)
-    plan = make_plan(model, example)
+    plan = make_plan(model, example, placement=placement)
     return plan, insert(model, plan, calibrate(model, plan, [example, network.draw(3)]))
 
 
 @settings(max_examples=EXAMPLES)
-@given(network=networks(norms=True), samples=st.sampled_from([1, 7]))
-def test_insertion_preserves_the_function_on_unseen_inputs(network: Network, samples: int) -> None:
+@given(network=networks(norms=True), samples=st.sampled_from([1, 7]), placement=PLACEMENTS)
+def test_insertion_preserves_the_function_on_unseen_inputs(network: Network, samples: int, placement: str) -> None:
     model = network.build()
     before = observed(model)
-    _, result = inserted(network, model)
+    _, result = inserted(network, model, placement)
     assert same(before, observed(model))
     assert not storages(model) & storages(result)
     x = network.draw(samples, seed=1) * 10
@@ -34,10 +35,10 @@ def test_insertion_preserves_the_function_on_unseen_inputs(network: Network, sam
 
 
 @settings(max_examples=EXAMPLES)
-@given(network=networks(norms=True))
-def test_what_is_inserted_is_proved_and_folds_back_to_the_same_bits(network: Network) -> None:
+@given(network=networks(norms=True), placement=PLACEMENTS)
+def test_what_is_inserted_is_proved_and_folds_back_to_the_same_bits(network: Network, placement: str) -> None:
     model = network.build()
-    plan, result = inserted(network, model)
+    plan, result = inserted(network, model, placement)
     before = observed(result)
     folded = fold(result, network.draw(2))
     assert same(before, observed(result))
@@ -53,11 +54,11 @@ def test_what_is_inserted_is_proved_and_folds_back_to_the_same_bits(network: Net
 
 
 @settings(max_examples=EXAMPLES)
-@given(network=networks(norms=True))
-def test_every_layer_is_a_site_or_a_skip_and_the_plan_survives_json(network: Network) -> None:
+@given(network=networks(norms=True), placement=PLACEMENTS)
+def test_every_layer_is_a_site_or_a_skip_and_the_plan_survives_json(network: Network, placement: str) -> None:
     model = network.build()
     before = observed(model)
-    plan = make_plan(model, network.draw(2))
+    plan = make_plan(model, network.draw(2), placement=placement)
     assert same(before, observed(model))
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     layers = [name for name, module in model.named_modules() if kind_of(module) is not None]

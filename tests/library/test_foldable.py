@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit import make_fold_plan, retrofit
-from bnretrofit.layers import ChannelsLastBatchNorm1d
+from bnretrofit.norms import ChannelsLastBatchNorm1d
 from tests.library.networks import (
     CONVS,
     ReadBesides,
@@ -88,11 +88,16 @@ STAYS: list[tuple[Callable[[], nn.Module], str]] = [
         "in ReLU 'relu', not a conv",
     ),
     (
-        lambda: Calls(lambda m, x: m.conv(m.norm(x)), norm=nn.BatchNorm2d(3)),
-        "nothing computes its input",
+        lambda: Calls(
+            lambda m, x: m.conv(m.norm(x)), norm=randomised(nn.BatchNorm2d(3)), conv=nn.Conv2d(3, 4, 3, padding=1)
+        ),
+        "nothing computes its input: it is the model's own; and 'conv' after it pads with zeros",
     ),
     (lambda: Calls(lambda m, x: m.conv(x)), "the model never runs it in eval mode"),
-    (lambda: Calls(lambda m, x: m.norm(nn.functional.conv2d(x, m.conv.weight))), "functional call in ''"),
+    (
+        lambda: Calls(lambda m, x: m.norm(nn.functional.conv2d(x, m.conv.weight))),
+        "functional call in the model's own forward",
+    ),
     (lambda: Calls(conv_norm, norm=nn.BatchNorm2d(4, track_running_stats=False)), "keeps no running statistics"),
     (lambda: Calls(conv_norm, norm=Wide(4)), "its class Wide may do more than normalise"),
     (lambda: Calls(conv_norm, norm=FrozenBatchNorm2d()), "its class FrozenBatchNorm2d may do more"),

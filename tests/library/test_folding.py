@@ -9,7 +9,7 @@ from torch import nn
 
 from bnretrofit import fold, make_fold_plan, retrofit
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import ChannelsLastBatchNorm1d
+from bnretrofit.norms import ChannelsLastBatchNorm1d
 from tests.library.networks import (
     CONVS,
     CalledTwice,

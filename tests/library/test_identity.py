@@ -16,7 +16,7 @@ from bnretrofit.identity import (
     kernel_is_exact,
     set_identity,
 )
-from bnretrofit.layers import ChannelsLastBatchNorm1d
+from bnretrofit.norms import ChannelsLastBatchNorm1d
 from tests.library.observing import randomised
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bnretrofit.layers import ChannelsLastBatchNorm1d, Normed, is_fixed_norm, kind_of, norm_for, norm_name_for
+from bnretrofit.layers import Normed, kind_of, norm_name_for
+from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, norm_for
 from tests.library.networks import CONVS, StandardisedConv, conv_then, input_of
 from tests.library.observing import part, randomised
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bnretrofit import affine
-from bnretrofit.affine import Affine, absorb_backward, affine_of
+from bnretrofit import absorbing
+from bnretrofit.absorbing import absorb
+from bnretrofit.affine import Affine, affine_of
 from bnretrofit.layers import kind_of
 from tests.library.networks import CONVS, conv_then, input_of
 from tests.library.observing import part, randomised
@@ -59,7 +60,7 @@ def test_a_convolution_with_the_map_absorbed_is_the_convolution_and_then_the_map
     y = layer(x)
     row = kind_of(layer)
     assert row is not None
-    weight, new_bias = absorb_backward(layer.weight, layer.bias, change, transposed=row.transposed, groups=groups)
+    weight, new_bias = absorb(layer.weight, layer.bias, change, transposed=row.transposed, groups=groups)
     assert new_bias is not None
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(new_bias)
     torch.testing.assert_close(layer(x), y * per_channel(change.scale, y) + per_channel(change.shift, y))
@@ -68,7 +69,7 @@ def test_a_convolution_with_the_map_absorbed_is_the_convolution_and_then_the_map
 def test_a_dense_layer_takes_the_map_along_its_outputs() -> None:
     layer = nn.Linear(4, 6).double()
     change = Affine(torch.randn(6).double(), torch.randn(6).double())
-    weight, bias = absorb_backward(layer.weight, layer.bias, change, transposed=False, groups=1)
+    weight, bias = absorb(layer.weight, layer.bias, change, transposed=False, groups=1)
     x = torch.randn(3, 4).double()
     torch.testing.assert_close(nn.functional.linear(x, weight, bias), layer(x) * change.scale + change.shift)
 
@@ -77,7 +78,7 @@ def test_weights_are_rounded_once_to_their_own_dtype() -> None:
     change = Affine(torch.rand(6).double(), torch.randn(6).double())
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         weight, bias = torch.randn(6, 4).to(dtype), torch.randn(6).to(dtype)
-        new_weight, new_bias = absorb_backward(weight, bias, change, transposed=False, groups=1)
+        new_weight, new_bias = absorb(weight, bias, change, transposed=False, groups=1)
         assert new_bias is not None
         assert torch.equal(new_weight, (weight.double() * change.scale[:, None]).to(dtype))
         torch.testing.assert_close(new_bias, (bias.double() * change.scale + change.shift).to(dtype), rtol=0, atol=0)
@@ -87,7 +88,7 @@ def test_channels_of_the_identity_keep_their_bits() -> None:
     keep = torch.tensor([True, False] * 50)
     weight, bias = torch.randn(100, 7), torch.randn(100)
     change = Affine(torch.full((100,), 1.1).double(), torch.full((100,), 0.3).double()).where(keep)
-    new_weight, new_bias = absorb_backward(weight, bias, change, transposed=False, groups=1)
+    new_weight, new_bias = absorb(weight, bias, change, transposed=False, groups=1)
     assert new_bias is not None
     assert torch.equal(new_weight[keep], weight[keep])
     assert torch.equal(new_bias[keep], bias[keep])
@@ -97,9 +98,9 @@ def test_channels_of_the_identity_keep_their_bits() -> None:
 
 def test_a_layer_without_bias_gains_one_only_for_a_shift() -> None:
     weight, ones = torch.randn(2, 3), torch.ones(2).double()
-    assert absorb_backward(weight, None, Affine(2 * ones, 0 * ones), transposed=False, groups=1)[1] is None
+    assert absorb(weight, None, Affine(2 * ones, 0 * ones), transposed=False, groups=1)[1] is None
     shift = torch.tensor([0.0, 0.5]).double()
-    gained = absorb_backward(weight.half(), None, Affine(2 * ones, shift), transposed=False, groups=1)[1]
+    gained = absorb(weight.half(), None, Affine(2 * ones, shift), transposed=False, groups=1)[1]
     assert gained is not None
     assert gained.dtype == torch.float16
     assert gained.tolist() == [0.0, 0.5]
@@ -112,9 +113,9 @@ def test_a_large_weight_is_worked_on_in_parts_with_the_same_result(
     weight = torch.randn(6, 6, 3)
     change = Affine(torch.rand(12 if transposed else 6).double(), torch.zeros(12 if transposed else 6).double())
     groups = 2 if transposed else 1
-    whole, _ = absorb_backward(weight, None, change, transposed=transposed, groups=groups)
-    monkeypatch.setattr(affine, "BLOCK_ELEMENTS", 40)
-    parts, _ = absorb_backward(weight, None, change, transposed=transposed, groups=groups)
+    whole, _ = absorb(weight, None, change, transposed=transposed, groups=groups)
+    monkeypatch.setattr(absorbing, "BLOCK_ELEMENTS", 40)
+    parts, _ = absorb(weight, None, change, transposed=transposed, groups=groups)
     assert torch.equal(whole, parts)
 
 
@@ -122,6 +123,6 @@ def test_the_argument_is_left_alone() -> None:
     weight, bias = torch.randn(2, 3), torch.randn(2)
     before = weight.clone(), bias.clone()
     change = Affine(torch.full((2,), 3.0).double(), torch.ones(2).double())
-    absorb_backward(weight, bias, change, transposed=False, groups=1)
+    absorb(weight, bias, change, transposed=False, groups=1)
     assert torch.equal(weight, before[0])
     assert torch.equal(bias, before[1])

@@ -1,0 +1,185 @@
+"""graph -> the list of its operators with what they read, in a form in which two graphs can be laid side by side.
+
+Norms that are the running kernel's exact identity are left out. On request the other norms are absorbed into the layers
+beside them, whose effective tensors then stand in the list.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_flatten
+
+from bnretrofit.absorbing import absorbed_bias, shifted_bias, weight_factors
+from bnretrofit.affine import Affine
+from bnretrofit.capture import Graph, op_of
+from bnretrofit.forwarding import Arrival
+from bnretrofit.layers import LAYER_OPS, kind_of
+from bnretrofit.norm_calls import (
+    backward_norms,
+    effective_affine,
+    forward_norms,
+    identity_norms,
+    plain_norms,
+    sole_source,
+)
+from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.weights import Weight
+
+__all__ = ["DROPOUTS", "Step", "absorbed_steps", "plain_steps"]
+
+DROPOUTS = (
+    "aten.dropout.",
+    "aten.dropout_.",
+    "aten.feature_dropout.",
+    "aten.alpha_dropout.",
+    "aten.feature_alpha_dropout.",
+)
+
+_SUBGRAPH = "a subgraph"
+"""Stands for the body of a control-flow, checkpointing or autocast operator, which is not compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A call of an operator.
+
+    Attributes:
+        op: Its name.
+        owner: The module that made it.
+        arguments: An earlier step or an input by number, a tensor, or a constant, each.
+        layout: How the arguments are arranged.
+    """
+
+    op: str
+    owner: str
+    arguments: list[Any]
+    layout: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Absorbed:
+    """Which norms are left out, and what the layers beside them take up.
+
+    Attributes:
+        dropped: Calls of norms; what they read stands for their results.
+        after: Calls of layers, each with the norm after it.
+        before: Calls of layers, each with the map on their input.
+        wanted: Whether layers are listed with their effective tensors at all.
+    """
+
+    dropped: set[fx.Node]
+    after: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    before: dict[fx.Node, Affine] = field(default_factory=dict)
+    wanted: bool = False
+
+
+def plain_steps(graph: Graph, left_out: Collection[str] = ()) -> list[Step]:
+    """The graph without the norms that are the identity, and without those that are named."""
+    named = {norm for norm in plain_norms(graph) if graph.owners[norm] in left_out and sole_source(graph, norm)}
+    return _steps(graph, _Absorbed({*identity_norms(graph), *named}))
+
+
+def absorbed_steps(graph: Graph) -> list[Step]:
+    """The graph without any norm that a layer can take up."""
+    gone = identity_norms(graph)
+    backward = {norm: call for norm, call in backward_norms(graph).items() if norm not in gone}
+    rest = {norm: effective_affine(graph, norm) for norm in plain_norms(graph) if norm not in gone | backward}
+    arrived = {
+        norm: place for norm, place in forward_norms(graph, rest, _unabsorbable).items() if isinstance(place, Arrival)
+    }
+    before: dict[fx.Node, Affine] = {}
+    for norm in rest:
+        if (place := arrived.get(norm)) is not None:
+            earlier = before.get(place.call)
+            before[place.call] = place.affine if earlier is None else earlier.then(place.affine)
+    after = {call: norm for norm, call in backward.items()}
+    return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, before, wanted=True))
+
+
+def _unabsorbable(_norm: fx.Node, place: Arrival) -> str | None:
+    return "it pads" if place.padded and bool(place.affine.shift.count_nonzero()) else None
+
+
+def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
+    alias: dict[fx.Node, fx.Node] = {}
+    index: dict[fx.Node, Any] = {node: ("input", number) for number, node in enumerate(graph.inputs)}
+    owners_dropped = {graph.owners[norm] for norm in absorbed.dropped}
+    steps: list[Step] = []
+    for node in (*graph.nodes, graph.output):
+        if node.op == "call_function":
+            if _is_silent(graph, node, absorbed.dropped, owners_dropped):
+                first = node.all_input_nodes[0]
+                alias[node] = alias.get(first, first)
+                continue
+            index[node] = ("step", len(steps))
+        arguments, layout = tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
+        step_arguments = [
+            _argument(graph, alias.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf, index) for leaf in arguments
+        ]
+        if absorbed.wanted and op_of(node) in LAYER_OPS:
+            step_arguments, layout = _effective_arguments(graph, node, absorbed, step_arguments, layout)
+        op = op_of(node) if node.op == "call_function" else "output"
+        steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout))
+    return steps
+
+
+def _is_silent(graph: Graph, node: fx.Node, dropped: set[fx.Node], owners: set[str]) -> bool:
+    """Whether a call hands on its input: a dropped norm, the rearrangements that are its own, dropout in eval mode."""
+    if node in dropped:
+        return True
+    if graph.owners[node] in owners and type(graph.owner(node)) is ChannelsLastBatchNorm1d:
+        return _is_own_rearrangement(node, dropped)
+    return op_of(node).startswith(DROPOUTS) and node.args[2] is False
+
+
+def _is_own_rearrangement(node: fx.Node, dropped: set[fx.Node]) -> bool:
+    """Whether a call flattens a dropped channels-last norm's input, or gives its output that input's shape again."""
+    if not op_of(node).startswith(("aten.flatten.", "aten.view.", "aten.reshape.")):
+        return False
+    if any(user in dropped for user in node.users):
+        return True
+    norm = node.args[0]
+    if not isinstance(norm, fx.Node) or norm not in dropped:
+        return False
+    flattened = norm.args[0]
+    source = flattened.args[0] if isinstance(flattened, fx.Node) else None
+    return isinstance(source, fx.Node) and source.meta["val"].shape == node.meta["val"].shape
+
+
+def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
+    if not isinstance(leaf, fx.Node):
+        return leaf
+    use = graph.tensor(leaf)
+    if use is not None:
+        return Weight(use.name, use.tensor.detach())
+    return index.get(leaf, _SUBGRAPH)
+
+
+def _effective_arguments(
+    graph: Graph, call: fx.Node, absorbed: _Absorbed, arguments: list[Any], layout: Any
+) -> tuple[list[Any], Any]:
+    """A layer call's arguments with the norms beside it absorbed, and with a bias of zeros where it has none."""
+    bias_argument = call.args[2] if len(call.args) > 2 else None
+    weight, bias = graph.tensor(call.args[1]), graph.tensor(bias_argument)
+    layer = graph.owner(call)
+    kind = kind_of(layer)
+    if weight is None or kind is None or (bias is None and bias_argument is not None):
+        return arguments, layout
+    norm, before = absorbed.after.get(call), absorbed.before.get(call)
+    after = None if norm is None else effective_affine(graph, norm)
+    plain, groups = weight.tensor.detach(), int(getattr(layer, "groups", 1))
+    full_bias = plain.new_zeros(kind.channels(layer), dtype=torch.float64) if bias is None else bias.tensor.detach()
+    if before is not None and not kind.transposed:
+        moved = shifted_bias(plain, full_bias, before.shift, groups=groups)
+        full_bias = full_bias if moved is None else moved
+    if after is not None:
+        full_bias = absorbed_bias(full_bias, after)
+    factors = weight_factors(plain, after, before, transposed=kind.transposed, groups=groups)
+    suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
+    bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
+    weight_leaf, bias_leaf = Weight(weight.name + suffix, plain, factors), Weight(bias_name + suffix, full_bias)
+    others = [repr(value) for value in (*call.args[3:], call.kwargs)]
+    return [arguments[0], weight_leaf, bias_leaf, *others], "layer"

@@ -1,0 +1,92 @@
+"""The BatchNorms of a captured graph: which are the identity, which follow a layer, and which are read by one."""
+
+from collections.abc import Callable, Mapping
+
+from torch import fx
+
+from bnretrofit.affine import Affine, affine_of
+from bnretrofit.capture import Graph, op_of
+from bnretrofit.forwarding import Arrival, arrival
+from bnretrofit.identity import identity_channels, kernel_is_exact
+from bnretrofit.layers import LAYER_OPS, kind_of
+from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.surgery import is_plain_call, norm_after
+
+__all__ = ["backward_norms", "effective_affine", "forward_norms", "identity_norms", "plain_norms", "sole_source"]
+
+
+def plain_norms(graph: Graph) -> list[fx.Node]:
+    """The calls of norms that run with their own tensors and fixed statistics."""
+    return [node for node in graph.nodes if op_of(node).startswith("aten.batch_norm.") and is_plain_call(graph, node)]
+
+
+def sole_source(graph: Graph, norm: fx.Node) -> fx.Node | None:
+    """The call whose result a norm reads; None if something else reads it too, or if it is the model's input."""
+    source = norm.args[0]
+    if isinstance(graph.owner(norm), ChannelsLastBatchNorm1d) and isinstance(source, fx.Node):
+        # The rearrangement is the norm's own.
+        source = source.args[0] if graph.owners.get(source) == graph.owners[norm] and source.args else source
+    if not isinstance(source, fx.Node) or source.op != "call_function":
+        return None
+    return source if norm_after(source) is norm else None
+
+
+def identity_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
+    """Norms that are the running kernel's exact identity, each with the call that it alone reads."""
+    known: dict[str, bool] = {}
+    found = {}
+    for norm in plain_norms(graph):
+        source, name = sole_source(graph, norm), graph.owners[norm]
+        if source is None:
+            continue
+        if name not in known:
+            module = graph.owner(norm)
+            known[name] = kernel_is_exact(module) and bool(identity_channels(module).all())
+        if known[name]:
+            found[norm] = source
+    return found
+
+
+def backward_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
+    """Norms that alone read a layer's output, along its channels, each with the layer's call."""
+    found = {}
+    for norm in plain_norms(graph):
+        call = sole_source(graph, norm)
+        if call is None or op_of(call) not in LAYER_OPS:
+            continue
+        kind, last = kind_of(graph.owner(call)), isinstance(graph.owner(norm), ChannelsLastBatchNorm1d)
+        direct = norm.args[0] is call or last
+        if kind is not None and direct and kind.channel_dim(call.meta["val"].dim()) == (-1 if last else 1):
+            found[norm] = call
+    return found
+
+
+def forward_norms(
+    graph: Graph, norms: Mapping[fx.Node, Affine], obstacle: Callable[[fx.Node, Arrival], str | None]
+) -> dict[fx.Node, Arrival | str]:
+    """Follow norms to the layers after them.
+
+    Args:
+        graph: The captured model.
+        norms: Calls of norms, in the order in which they run, with their maps.
+        obstacle: Why a layer cannot take what arrives, as a sentence; None if it can.
+
+    Returns:
+        For each norm where it arrives, or why it stays.
+    """
+    found: dict[fx.Node, Arrival | str] = {}
+    folded = set(identity_norms(graph))
+    # From the last: a norm passes through later ones if those are folded.
+    for norm in reversed(list(norms)):
+        place = arrival(graph, norm, norms[norm], folded=folded)
+        reason = place if isinstance(place, str) else obstacle(norm, place)
+        if reason is None:
+            folded.add(norm)
+        found[norm] = place if reason is None else reason
+    return found
+
+
+def effective_affine(graph: Graph, norm: fx.Node) -> Affine:
+    """A norm's map, with the exact identity on the channels that the running kernel leaves alone."""
+    module = graph.owner(norm)
+    return affine_of(module).where(identity_channels(module))

@@ -1,0 +1,74 @@
+"""Why a layer cannot take a norm's scale and shift into its weights, as a sentence."""
+
+from torch import Tensor, fx, nn
+
+from bnretrofit.capture import Graph, op_of
+from bnretrofit.layers import LAYER_OPS
+from bnretrofit.surgery import norm_after
+
+__all__ = ["has_hooks", "obstacle_after", "obstacle_before"]
+
+
+def obstacle_before(graph: Graph, layer_name: str, norm_name: str) -> str | None:
+    """Why a layer cannot take the norm after it; None if it can."""
+    if has_hooks(graph.model.get_submodule(layer_name)):
+        return _reparametrised(graph, layer_name) or f"'{layer_name}' has hooks, which would see another output"
+    for call in _calls(graph, layer_name):
+        after = norm_after(call)
+        if after is None or graph.owners[after] != norm_name:
+            return f"'{layer_name}' is called more than once, and not always with this norm after it"
+    return _obstacle(graph, layer_name)
+
+
+def obstacle_after(graph: Graph, call: fx.Node) -> str | None:
+    """Why a layer cannot take a norm before it; None if it can."""
+    name = graph.owners[call]
+    if has_hooks(graph.model.get_submodule(name)):
+        return _reparametrised(graph, name) or f"'{name}' after it has hooks, which would see another input"
+    if len(_calls(graph, name)) > 1:
+        return f"'{name}' after it is called more than once"
+    return _obstacle(graph, name)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody listens to a module's calls; torch has no public way to ask."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
+def _calls(graph: Graph, layer_name: str) -> list[fx.Node]:
+    return [node for node in graph.nodes if graph.owners[node] == layer_name and op_of(node) in LAYER_OPS]
+
+
+def _obstacle(graph: Graph, layer_name: str) -> str | None:
+    """What is the matter with the layer's own tensors; None if nothing is."""
+    layer = graph.model.get_submodule(layer_name)
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    if weight is None:
+        return _reparametrised(graph, layer_name)
+    for call in _calls(graph, layer_name):
+        uses = graph.tensor(call.args[1]), graph.tensor(call.args[2] if len(call.args) > 2 else None)
+        read = [None if use is None else use.tensor for use in uses]
+        if read[0] is not weight or read[1] is not bias:
+            return f"a tensor of '{layer_name}' is changed before it is used (standardised or masked)"
+    return next((reason for tensor in (weight, bias) if (reason := _tied(graph, layer, layer_name, tensor))), None)
+
+
+def _reparametrised(graph: Graph, layer_name: str) -> str | None:
+    # Old weight_norm and spectral_norm are hooks, which is no help to whoever reads it.
+    if graph.model.get_submodule(layer_name)._parameters.get("weight") is not None:
+        return None
+    return f"the weight of '{layer_name}' is re-parametrised, so no scale can be absorbed into it"
+
+
+def _tied(graph: Graph, layer: nn.Module, layer_name: str, tensor: Tensor | None) -> str | None:
+    """Who else uses a layer's tensor, as a sentence; None if nobody does."""
+    if tensor is None:
+        return None
+    for use in graph.uses(tensor):
+        if graph.owners[use] != layer_name or op_of(use) not in LAYER_OPS:
+            return f"a tensor of '{layer_name}' is also used by {graph.place(use)} ({op_of(use)})"
+    for name, other in graph.model.named_modules():
+        if other is not layer and any(value is tensor for value in other._parameters.values()):
+            return f"a tensor of '{layer_name}' is tied to '{name}'"
+    return None
