@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 __all__ = [
     "device_option",
@@ -73,6 +74,8 @@ layer_options = stacked(
         "--like", metavar="MODEL", help="Place norms so that the result loads strictly into this architecture."
     ),
 )
+
+LAYER_KEYS = ("include", "exclude", "layers", "like")
 
 
 def image_options(*, required: bool, num_images: int | None) -> Decorator:
@@ -160,8 +163,20 @@ def model_choice(options: dict[str, Any], name: str | None = None) -> Any:
 
 
 def plan_choice(options: dict[str, Any]) -> Any:
-    """What the layer options say."""
+    """What the layer options say, or the plan file that is given instead.
+
+    Raises:
+        click.UsageError: Both are given.
+    """
+    from bnretrofit.workflows.planfile import read_plan_file
     from bnretrofit.workflows.planned import PlanChoice
 
-    layers = tuple(part.strip() for part in options["layers"].split(",") if part.strip())
-    return PlanChoice(options["include"], options["exclude"], layers, options["like"])
+    file = options.get("plan_file")
+    if file is None:
+        layers = tuple(part.strip() for part in options["layers"].split(",") if part.strip())
+        return PlanChoice(options["include"], options["exclude"], layers, options["like"])
+    context = click.get_current_context()
+    for name in LAYER_KEYS:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--plan and --{name} exclude each other: the plan file says which layers.")
+    return read_plan_file(file)

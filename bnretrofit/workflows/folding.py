@@ -10,9 +10,9 @@ from bnretrofit.batches import checked_device
 from bnretrofit.data import ImageBatches
 from bnretrofit.errors import VerificationError
 from bnretrofit.folding import FoldedModel, fold_captured
-from bnretrofit.layers import Normed
 from bnretrofit.publishing import PendingOutput, check_output
 from bnretrofit.sites import FoldPlan
+from bnretrofit.standing import Normed
 from bnretrofit.verification import verify_labelled
 from bnretrofit.workflows.comparing import Compared, compare
 from bnretrofit.workflows.header import header_for

@@ -28,12 +28,14 @@ class ModelChoice:
         weights: The library's own weights, instead of a checkpoint.
         num_classes: Outputs of the classifier, where not the library's.
         trust_code: Permit running a Python file.
+        otherwise: Its name where neither `name` nor a header says it: a plan file's.
     """
 
     name: str | None = None
     weights: str | None = None
     num_classes: int | None = None
     trust_code: bool = False
+    otherwise: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +95,22 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
         UsageError: The model is not known, or nothing says which it is.
         InputRejectedError: The file is damaged or of another architecture.
     """
+    named = replace(choice, name=choice.name or choice.otherwise)
     if path is None:
-        return _pretrained(choice)
+        return _pretrained(named)
     checkpoint = read(path)
     written = what_is_written(checkpoint)
     if written is not None:
         return _from_header(checkpoint, written, choice)
-    if choice.name is None:
+    if named.name is None:
         raise UsageError(
             "the file does not say which model it is",
             where=str(path),
             remedy="pass -m MODEL, for example -m torchvision:vgg16",
         )
-    name = parse_model(choice.name)
+    name = parse_model(named.name)
     notes = (*((name.note,) if name.note else ()), *checkpoint.notes)
-    return _loaded(name, checkpoint, choice, notes)
+    return _loaded(name, checkpoint, named, notes)
 
 
 def example_for(preprocessing: Preprocessing, model: nn.Module) -> Tensor:

@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor, nn
+
+from bnretrofit.capture import capture
 from bnretrofit.planning import make_plan
 from bnretrofit.sites import Plan
-from bnretrofit.workflows.opening import ModelChoice, architecture, example_for, open_model
+from bnretrofit.workflows.following import follow
+from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
+from bnretrofit.workflows.planfile import PlanFile
+from bnretrofit.zoo import ModelName
 
-__all__ = ["PlanChoice", "Planned", "plan_model"]
+__all__ = ["PlanChoice", "Planned", "decide", "plan_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +28,30 @@ class PlanChoice:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, and the model it is for."""
+    """A plan, and the model it is for.
+
+    Attributes:
+        plan: The plan.
+        model: The model's name.
+        like: Name of the architecture that the result is to have, where that is another.
+        order: Names of modules and tensors in the order in which the model runs and reads them, where it was asked for.
+        notes: What was assumed, to be told to the user.
+    """
 
     plan: Plan
     model: str
+    like: str | None
+    order: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def plan_model(
-    model: ModelChoice, choice: PlanChoice, *, checkpoint: Path | None = None, img_size: int | None = None
+    model: ModelChoice,
+    choice: PlanChoice,
+    *,
+    checkpoint: Path | None = None,
+    img_size: int | None = None,
+    ordered: bool = False,
 ) -> Planned:
     """Plan for an architecture, or for the one a checkpoint says it is. No tensor is computed.
 
@@ -39,6 +60,7 @@ def plan_model(
         choice: Which layers.
         checkpoint: A file, whose header then names the model.
         img_size: Side of the example image, instead of the model's own.
+        ordered: Tell in which order the model runs its layers, which takes one capture more.
 
     Returns:
         The plan.
@@ -47,18 +69,55 @@ def plan_model(
         RetrofitError: The model is not known or cannot be captured, or a pattern matches nothing.
     """
     opened = architecture(model) if checkpoint is None else open_model(checkpoint, model)
-    preprocessing = opened.preprocessing.overridden(img_size=img_size)
-    like = (
-        None
-        if choice.like is None
-        else architecture(ModelChoice(choice.like, None, opened.num_classes, model.trust_code)).model
-    )
-    plan = make_plan(
-        opened.model,
-        example_for(preprocessing, opened.model),
-        include=choice.include or None,
-        exclude=choice.exclude or None,
-        layers=choice.layers,
-        like=like,
-    )
-    return Planned(plan, str(opened.name), opened.notes)
+    example = example_for(opened.preprocessing.overridden(img_size=img_size), opened.model)
+    plan, like = decide(opened, choice, example, trust_code=model.trust_code)
+    order = _run_order(opened.model, example) if ordered else ()
+    return Planned(plan, str(opened.name), None if like is None else str(like), order, opened.notes)
+
+
+def decide(
+    opened: Opened, choice: PlanChoice | PlanFile, example: Tensor, *, trust_code: bool
+) -> tuple[Plan, ModelName | None]:
+    """Plan as the user chose, or as a plan file says.
+
+    Args:
+        opened: The model.
+        choice: Which layers, or a plan file that says it.
+        example: A batch, on the model's device.
+        trust_code: Permit running a Python file for the other architecture.
+
+    Returns:
+        The plan, and the architecture that the result is to have where that is another.
+
+    Raises:
+        RetrofitError: The model cannot be captured, or cannot be had as it was asked for.
+    """
+    like = None
+    if choice.like is not None:
+        like = architecture(ModelChoice(choice.like, None, opened.num_classes, trust_code))
+    twin = None if like is None else like.model
+    if isinstance(choice, PlanFile):
+        plan = follow(choice, opened.model, example, twin)
+    else:
+        plan = make_plan(
+            opened.model,
+            example,
+            include=choice.include or None,
+            exclude=choice.exclude or None,
+            layers=choice.layers,
+            like=twin,
+        )
+    return plan, None if like is None else like.name
+
+
+def _run_order(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """What runs when: a plan keeps sites and skips apart, and says of neither where it stands among the others."""
+    graph = capture(model, example)
+    order: dict[str, None] = {}
+    for node in graph.nodes:
+        order.setdefault(graph.owners.get(node, ""))
+        for use in filter(None, map(graph.tensor, node.all_input_nodes)):
+            # A layer whose weight is only read has no call; a bare parameter stands in a plan under its own name.
+            order.setdefault(use.name.rpartition(".")[0])
+            order.setdefault(use.name)
+    return tuple(order)

@@ -13,15 +13,16 @@ from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, find_images
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
-from bnretrofit.planning import make_plan
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.publishing import check_output, write
 from bnretrofit.sites import Plan
+from bnretrofit.workflows.agreement import open_agreed
 from bnretrofit.workflows.comparing import compare
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
-from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
-from bnretrofit.workflows.planned import PlanChoice
+from bnretrofit.workflows.opening import ModelChoice
+from bnretrofit.workflows.planfile import PlanFile
+from bnretrofit.workflows.planned import PlanChoice, decide
 
 __all__ = ["Retrofitted", "retrofit_checkpoint"]
 
@@ -45,7 +46,7 @@ def retrofit_checkpoint(
     path: Path | None,
     model: ModelChoice,
     images: ImageChoice,
-    choice: PlanChoice,
+    choice: PlanChoice | PlanFile,
     output: Path,
     *,
     overwrite: bool = False,
@@ -58,7 +59,7 @@ def retrofit_checkpoint(
         path: The checkpoint; None for the library's own weights.
         model: What the user said of the model.
         images: The calibration images.
-        choice: Which layers get a norm.
+        choice: Which layers get a norm, or a plan file that says it.
         output: The file to write.
         overwrite: Replace it if it exists.
         force: Write it even if verification fails.
@@ -74,7 +75,7 @@ def retrofit_checkpoint(
     if images.folder is None:
         raise UsageError("no images to calibrate with", remedy="pass -d FOLDER")
     everything = find_images(images.folder, images.max_bad_images)
-    opened = open_model(path, model)
+    opened = open_agreed(path, model, choice if isinstance(choice, PlanFile) else None)
     if opened.stage == "retrofitted":
         raise UsageError(
             "the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is"
@@ -82,19 +83,7 @@ def retrofit_checkpoint(
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(checked_device(device))
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
-    like = (
-        None
-        if choice.like is None
-        else architecture(ModelChoice(choice.like, None, opened.num_classes, model.trust_code))
-    )
-    plan = make_plan(
-        network,
-        batches.first()[:1],
-        include=choice.include or None,
-        exclude=choice.exclude or None,
-        layers=choice.layers,
-        like=None if like is None else like.model,
-    )
+    plan, like = decide(opened, choice, batches.first()[:1], trust_code=model.trust_code)
     stats = calibrate(network, plan, batches)
     result = insert_sharing(network, plan, stats)
     report = _verified(network, result, images, batches, preprocessing)
@@ -102,7 +91,7 @@ def retrofit_checkpoint(
         raise VerificationError(
             "the retrofitted model is not the original's equal", why=report.reason, where=report.layer
         )
-    name = str(opened.name) if like is None else str(like.name)
+    name = str(opened.name if like is None else like)
     header = header_for(
         opened,
         stage="retrofitted",

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note, results_only, table
+from ..console import emit_json, note, results_only
 from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked
+from ..tree import plan_text
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -29,9 +30,13 @@ options = stacked(
 def command(target: str, *, as_json: bool, **given: Any) -> None:
     """Show where BatchNorm would be inserted, where not, and why. Computes and writes nothing.
 
+    With --json, what it prints can be edited and given to `bnretrofit retrofit --plan`: the layers among its sites get
+    a norm, all others do not.
+
     \b
     Example:
       bnretrofit plan torchvision:vgg16
+      bnretrofit plan torchvision:vgg16 --json > plan.json
       bnretrofit plan timm:vgg16 --exclude 'pre_logits.*'
       bnretrofit plan torchvision:vgg16 --like torchvision:vgg16_bn
     """
@@ -46,29 +51,13 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
             plan_choice(given),
             checkpoint=path if is_file else None,
             img_size=given["img_size"],
+            ordered=not as_json,
         )
     for text in (*planned.notes, *planned.plan.notes):
         note(text)
     if as_json:
         document = planned.plan.to_json()
         document["plan_schema_version"] = document.pop("schema_version")
-        emit_json("plan", {"model": planned.model, **document})
+        emit_json("plan", {"model": planned.model, "like": planned.like, **document})
         return
-    click.echo(describe(planned.plan))
-
-
-def describe(plan: Any) -> str:
-    """A plan as two tables."""
-    channels = sum(site.channels for site in plan.sites)
-    verb = "gets" if len(plan.sites) == 1 else "get"
-    left = "is" if len(plan.skips) == 1 else "are"
-    taken = f"{counted(len(plan.sites), 'layer')} {verb} a BatchNorm ({counted(channels, 'channel')})"
-    parts = [f"{taken}, {len(plan.skips)} {left} left alone."]
-    if plan.sites:
-        rows = [(site.name, site.kind, site.channels, site.norm, site.calls) for site in plan.sites]
-        parts.append(table(rows, ("layer", "kind", "channels", "norm", "calls")))
-    if plan.skips:
-        parts.append(
-            table([(skip.name, skip.kind, skip.reason) for skip in plan.skips], ("left alone", "kind", "because"))
-        )
-    return "\n\n".join(parts)
+    click.echo(plan_text(planned.plan, planned.order))

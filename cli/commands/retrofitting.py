@@ -26,6 +26,13 @@ from ..options import (
     "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
 )
 @layer_options
+@click.option(
+    "--plan",
+    "plan_file",
+    type=FILE,
+    metavar="FILE",
+    help="Follow an edited plan of `plan --json`, instead of the four options above.",
+)
 @image_options(required=True, num_images=1000)
 @click.option(
     "-o", "--output", type=FILE, required=True, help="The file to write: .safetensors, or .pth for a plain state_dict."
@@ -43,6 +50,7 @@ def command(
     Example:
       bnretrofit retrofit vgg16.pth -m torchvision:vgg16 -d images/train -o vgg16-bn.safetensors
       bnretrofit retrofit vgg16.pth -m torchvision:vgg16 --like torchvision:vgg16_bn -d images/train -o bn.pth
+      bnretrofit retrofit vgg16.pth --plan plan.json -d images/train -o vgg16-bn.safetensors
     """
     from bnretrofit.workflows.retrofitting import retrofit_checkpoint
 
@@ -77,7 +85,9 @@ def command(
     click.echo(f"model          {done.model}")
     click.echo(f"preprocessing  {done.preprocessing}")
     click.echo(f"calibrated     {done.calibration_images} images")
-    left = f"{counted(len(done.plan.skips), 'layer')} left alone (bnretrofit plan says why)"
+    # What a plan file leaves out, `bnretrofit plan` would take.
+    why = " (bnretrofit plan says why)" if given["plan_file"] is None else ""
+    left = f"{counted(len(done.plan.skips), 'layer')} left alone{why}"
     click.echo(f"inserted       {counted(len(done.plan.sites), 'BatchNorm')}; {left}")
     click.echo(str(done.report))
     click.echo(f"wrote          {output}")

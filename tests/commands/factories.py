@@ -125,6 +125,25 @@ def tied() -> nn.Module:
     return Tied()
 
 
+class Crosswise(nn.Module):
+    """Layers that run in another order than the one in which they are defined; one twice, one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.spare = nn.Linear(3, 3)
+        self.body = nn.ModuleDict({"late": nn.Conv2d(3, 3, 3), "early": nn.Conv2d(3, 3, 3)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body["late"](self.body["early"](self.body["early"](x).relu()).relu())
+        result: Tensor = self.head(x.relu().mean((2, 3)))
+        return result
+
+
+def crosswise() -> nn.Module:
+    return Crosswise()
+
+
 def grey() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 

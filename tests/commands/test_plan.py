@@ -4,10 +4,24 @@ from pathlib import Path
 
 import pytest
 
+from bnretrofit.sites import Plan, Skip
+from cli.tree import plan_text
 from tests.commands.running import MODEL, Place, factory, run
 
 CONVS = {f"features.{index}" for index in (0, 3, 6, 8, 11, 13, 16, 18)}
 DENSE = {f"classifier.{index}" for index in (0, 3, 6)}
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of a plan's tree by full name, in their order: the words of each behind its name."""
+    found: dict[str, list[str]] = {}
+    path: list[str] = []
+    for line in text.split("\n\n", maxsplit=1)[0].splitlines()[1:]:
+        label, *cells = line.split()
+        path[(len(line) - len(line.lstrip())) // 2 :] = [label]
+        assert ".".join(path) not in found
+        found[".".join(path)] = cells
+    return found
 
 
 def names(document: dict[str, list[dict[str, str]]], key: str) -> set[str]:
@@ -17,10 +31,50 @@ def names(document: dict[str, list[dict[str, str]]], key: str) -> set[str]:
 def test_a_plan_names_every_layer_as_text() -> None:
     done = run("plan", MODEL)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("10 layers get a BatchNorm (752 channels)")
-    for name in CONVS | DENSE:
-        assert sum(line.split()[:1] == [name] for line in done.out.splitlines()) == 1
-    assert "classifier.6  Linear  it makes the model's output" in done.out
+    shown = rows(done.out)
+    assert {name for name, cells in shown.items() if cells} == CONVS | DENSE
+    assert [name for name, cells in shown.items() if not cells] == ["features", "classifier"]
+    assert shown["features.3"] == ["Conv2d", "32", "BatchNorm2d"]
+    assert " ".join(shown["classifier.6"]).startswith("Linear nothing: it makes the model's output")
+    assert done.out.endswith("\n\n10 layers get a BatchNorm (752 channels), 1 is left alone.\n")
+    assert max(map(len, done.out.splitlines())) <= 120
+
+
+def test_the_tree_has_siblings_in_the_order_in_which_the_model_runs_them() -> None:
+    shown = rows(run("plan", factory("crosswise"), "--trust-code").out)
+    assert list(shown) == ["body", "body.early", "body.late", "head", "spare"]
+    assert shown["body.early"] == ["Conv2d", "3", "BatchNorm2d,", "called", "2", "x"]
+    assert shown["body.late"] == ["Conv2d", "3", "BatchNorm2d"]
+    assert "never calls it" in " ".join(shown["spare"])
+
+
+def test_many_reasons_are_counted_whichever_layer_they_name() -> None:
+    reasons = [
+        "BatchNorm2d 'a.bn' is there",
+        "it is the model's own",
+        "BatchNorm2d 'b.bn' is there",
+        "it's 'x' and 'y'",
+    ]
+    skips = tuple(Skip(f"{index}", "Conv2d", reason) for index, reason in enumerate(reasons))
+    *_, total, counts = plan_text(Plan((), skips, inputs=None), ()).split("\n\n")
+    assert total == "0 layers get a BatchNorm (0 channels), 4 are left alone."
+    assert [line.split(maxsplit=1) for line in counts.splitlines()[1:]] == [
+        ["2", "BatchNorm2d '…' is there"],
+        ["1", "it is the model's own"],
+        ["1", "it's '…' and '…'"],
+    ]
+    assert "because" not in plan_text(Plan((), skips[:3], inputs=None), ())
+
+
+def test_a_layer_may_hold_layers_or_be_the_whole_model() -> None:
+    inner = Skip("qkv.weight", "functional", "no layer")
+    assert list(rows(plan_text(Plan((), (inner, Skip("qkv", "Linear", "used")), inputs=None), ()))) == [
+        "qkv",
+        "qkv.weight",
+    ]
+    text = plan_text(Plan((), (Skip("", "Linear", "it is all there is"),), inputs=None), ("",))
+    assert text.splitlines()[1].startswith("(the model)  Linear")
+    assert plan_text(Plan((), (), inputs=None), ()) == "0 layers get a BatchNorm (0 channels), 0 are left alone."
 
 
 def test_a_plan_is_one_json_document_in_which_every_layer_is_a_site_or_a_skip() -> None:
@@ -65,6 +119,7 @@ def test_a_plan_for_a_twin_leaves_out_what_the_twin_has_no_norm_for() -> None:
     assert done.code == 0
     assert names(done.document, "sites") == {"0", "2"}
     assert names(done.document, "skips") == {"6", "8"}
+    assert done.document["like"] == factory("plain_bn")
 
 
 def test_a_checkpoint_is_planned_by_its_own_header(retrofitted: Path) -> None:
