@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 from bnretrofit.absorbing import absorbed_bias, shifted_bias, weight_factors
 from bnretrofit.affine import Affine
 from bnretrofit.capture import Graph, op_of
-from bnretrofit.forwarding import Arrival
+from bnretrofit.forwarding import Arrival, pads_with_zeros
 from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norm_calls import (
     backward_norms,
@@ -26,6 +26,7 @@ from bnretrofit.norm_calls import (
     sole_source,
 )
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.standing import ChannelPad, Padded
 from bnretrofit.weights import Weight
 
 __all__ = ["DROPOUTS", "Step", "absorbed_steps", "plain_steps"]
@@ -100,7 +101,8 @@ def absorbed_steps(graph: Graph) -> list[Step]:
 
 
 def _unabsorbable(_norm: fx.Node, place: Arrival) -> str | None:
-    return "it pads" if place.padded and bool(place.affine.shift.count_nonzero()) else None
+    lost = place.padded and bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any())
+    return "no padding of the layer after it could stand for its shift" if lost else None
 
 
 def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
@@ -110,7 +112,7 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
     steps: list[Step] = []
     for node in (*graph.nodes, graph.output):
         if node.op == "call_function":
-            if _is_silent(graph, node, absorbed.dropped, owners_dropped):
+            if _is_silent(graph, node, absorbed, owners_dropped):
                 first = node.all_input_nodes[0]
                 alias[node] = alias.get(first, first)
                 continue
@@ -126,12 +128,15 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
     return steps
 
 
-def _is_silent(graph: Graph, node: fx.Node, dropped: set[fx.Node], owners: set[str]) -> bool:
-    """Whether a call hands on its input: a dropped norm, the rearrangements that are its own, dropout in eval mode."""
-    if node in dropped:
+def _is_silent(graph: Graph, node: fx.Node, absorbed: _Absorbed, owners: set[str]) -> bool:
+    """Whether a call hands on its input: a dropped norm, the rearrangements that are its own, dropout in eval mode.
+
+    So does our own padding, where layers are listed with what they are padded with.
+    """
+    if node in absorbed.dropped or (absorbed.wanted and type(graph.owner(node)) is ChannelPad):
         return True
     if graph.owners[node] in owners and type(graph.owner(node)) is ChannelsLastBatchNorm1d:
-        return _is_own_rearrangement(node, dropped)
+        return _is_own_rearrangement(node, absorbed.dropped)
     return op_of(node).startswith(DROPOUTS) and node.args[2] is False
 
 
@@ -167,7 +172,7 @@ def _effective_arguments(
     layer = graph.owner(call)
     kind = kind_of(layer)
     if weight is None or kind is None or (bias is None and bias_argument is not None):
-        return arguments, layout
+        return [*arguments, *_padded_with(graph, call, None)], layout
     norm, before = absorbed.after.get(call), absorbed.before.get(call)
     after = None if norm is None else effective_affine(graph, norm)
     plain, groups = weight.tensor.detach(), int(getattr(layer, "groups", 1))
@@ -181,5 +186,35 @@ def _effective_arguments(
     suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
     bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
     weight_leaf, bias_leaf = Weight(weight.name + suffix, plain, factors), Weight(bias_name + suffix, full_bias)
-    others = [repr(value) for value in (*call.args[3:], call.kwargs)]
-    return [arguments[0], weight_leaf, bias_leaf, *others], "layer"
+    padded_with = _padded_with(graph, call, before)
+    return [arguments[0], weight_leaf, bias_leaf, *padded_with, *_settings(graph, call)], "layer"
+
+
+def _settings(graph: Graph, call: fx.Node) -> list[str]:
+    """The other arguments of a layer's call, all of them, with the padding that stands before it as its own."""
+    schema: Any = call.target._schema  # type: ignore[union-attr] # noqa: SLF001 - torch has no public name for it
+    names = [argument.name for argument in schema.arguments]
+    given = {argument.name: argument.default_value for argument in schema.arguments}
+    given |= dict(zip(names, call.args, strict=False)) | call.kwargs
+    if (pad := _pad_of(graph, call)) is not None:
+        given["padding"] = list(pad.padding)
+    return [f"{name}={given[name]!r}" for name in names[3:]]
+
+
+def _padded_with(graph: Graph, call: fx.Node, before: Affine | None) -> list[Weight]:
+    """What a convolution's input is padded with, as (C_in,), before the norm that it absorbs; nothing if it is not."""
+    pad = _pad_of(graph, call)
+    name = f"padding of {graph.owners[call]}"
+    if pad is not None:
+        return [Weight(name, pad.value)]
+    layer = graph.owner(call)
+    if not pads_with_zeros(call) or not hasattr(layer, "in_channels"):
+        return []
+    if before is None:
+        return [Weight(name, torch.zeros(int(str(layer.in_channels)), dtype=torch.float64))]
+    return [Weight(name, torch.where(before.shift == 0, before.shift, -before.shift / before.scale))]
+
+
+def _pad_of(graph: Graph, call: fx.Node) -> ChannelPad | None:
+    parent = graph.model.get_submodule(graph.owners[call].rpartition(".")[0])
+    return parent.pad if isinstance(parent, Padded) else None

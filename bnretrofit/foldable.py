@@ -1,6 +1,6 @@
 """graph -> Foldable: which norms can be absorbed into a layer beside them, and the sentence for each that cannot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -9,17 +9,22 @@ from bnretrofit.affine import Affine, affine_of
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.forwarding import Arrival
 from bnretrofit.identity import identity_channels
-from bnretrofit.layers import LAYER_OPS, Normed, kind_of
+from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms
 from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm, is_frozen_norm
 from bnretrofit.sites import Fold, FoldPlan, Leave
+from bnretrofit.standing import Normed
 from bnretrofit.surgery import inserted_norms, is_plain_call, norm_after
 from bnretrofit.takers import has_hooks, obstacle_after, obstacle_before
 
 __all__ = ["Foldable", "find_folds"]
 
+STOCK_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 OWN_NORM_STAYS = "it is the network's own, and fold takes out what was inserted; fold the result to fold the others too"
-PADS = "'{}' after it pads with zeros, where the shift would be missing"
+PADS = (
+    "'{}' after it pads with zeros, where the shift would be missing: it would have to be a layer that pads with more"
+)
+NO_PADDING = "'{}' after it pads with zeros, and no other padding of it can stand for the shift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +40,13 @@ class Foldable:
     before: dict[str, Affine]
 
 
-def find_folds(graph: Graph, model: nn.Module) -> Foldable:
+def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False) -> Foldable:
     """Judge every norm of a model.
 
     Args:
         graph: The model, captured in eval mode.
         model: The model itself: it tells the mode its norms are in.
+        allow_new_layers: Permit a convolution that pads with zeros to become one that pads with a value per channel.
 
     Returns:
         The decisions, and what they come to.
@@ -56,7 +62,8 @@ def find_folds(graph: Graph, model: nn.Module) -> Foldable:
             elsewhere[name] = str(found[name])
     found |= {name: _identity(graph, name) for name in _identities(graph, elsewhere)}
     before: dict[str, Affine] = {}
-    found |= _forward(graph, {name: why for name, why in elsewhere.items() if isinstance(found[name], str)}, before)
+    rest = {name: why for name, why in elsewhere.items() if isinstance(found[name], str)}
+    found |= _forward(graph, rest, before, allow_new_layers=allow_new_layers)
     kinds = {name: type(norm).__name__ for name, norm in norms.items()}
     folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
     leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
@@ -138,19 +145,24 @@ def _identity(graph: Graph, name: str) -> Fold:
     return _fold(graph, name, graph.owners[source], "none", effective_affine(graph, _calls(graph, name)[0]))
 
 
-def _forward(graph: Graph, reasons: dict[str, str], before: dict[str, Affine]) -> dict[str, Fold | str]:
+def _forward(
+    graph: Graph, reasons: dict[str, str], before: dict[str, Affine], *, allow_new_layers: bool
+) -> dict[str, Fold | str]:
     """How norms that do not fold backward fold into the layer after them, or both reasons why they do not.
 
     Args:
         graph: The captured model.
         reasons: Why each norm does not fold backward.
         before: Receives the maps.
+        allow_new_layers: See `find_folds`.
     """
     following = backward_norms(graph)
     calls = {calls[0]: name for name in reasons if len(calls := _calls(graph, name)) == 1 and calls[0] not in following}
     ordered = [node for node in graph.nodes if node in calls]
     affines = {node: effective_affine(graph, node) for node in ordered}
-    arrivals = forward_norms(graph, affines, lambda _norm, place: _unfit(graph, place))
+    arrivals = forward_norms(
+        graph, affines, lambda _norm, place: _unfit(graph, place, allow_new_layers=allow_new_layers)
+    )
     found: dict[str, Fold | str] = {}
     for node in ordered:
         name, place = calls[node], arrivals[node]
@@ -159,13 +171,20 @@ def _forward(graph: Graph, reasons: dict[str, str], before: dict[str, Affine]) -
             continue
         layer = graph.owners[place.call]
         before[layer] = before[layer].then(place.affine) if layer in before else place.affine
-        found[name] = _fold(graph, name, layer, "forward", place.affine)
+        fold = _fold(graph, name, layer, "forward", place.affine)
+        found[name] = replace(fold, new_layer=place.padded and bool(place.affine.shift.count_nonzero()))
     return found
 
 
-def _unfit(graph: Graph, place: Arrival) -> str | None:
+def _unfit(graph: Graph, place: Arrival, *, allow_new_layers: bool) -> str | None:
     if place.padded and bool(place.affine.shift.count_nonzero()):
-        return PADS.format(graph.owners[place.call])
+        name = graph.owners[place.call]
+        if not allow_new_layers:
+            return PADS.format(name)
+        # What is padded with v arrives as scale * v + shift, which must be the zero that was padded with.
+        stock = type(graph.owner(place.call)) in STOCK_CONVS and op_of(place.call).endswith(".default")
+        if not stock or bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any()):
+            return NO_PADDING.format(name)
     return obstacle_after(graph, place.call)
 
 

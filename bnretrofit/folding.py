@@ -7,6 +7,7 @@ A norm that `insert` put in is unwrapped; a network's own becomes nn.Identity, s
 import logging
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from bnretrofit.absorbing import absorb
@@ -18,10 +19,11 @@ from bnretrofit.copies import independent_copy, replace_module, share_copy
 from bnretrofit.errors import InputRejectedError, VerificationError
 from bnretrofit.foldable import Foldable, find_folds
 from bnretrofit.identity import identity_channels
-from bnretrofit.layers import Normed, kind_of
+from bnretrofit.layers import kind_of
 from bnretrofit.norms import without_norm
 from bnretrofit.proof import compare_graphs
 from bnretrofit.sites import FoldPlan
+from bnretrofit.standing import Normed, Padded
 from bnretrofit.surgery import PLAN_ATTRIBUTE
 from bnretrofit.twins import align, carry, with_tensors_of
 
@@ -35,7 +37,7 @@ only with a variance near zero and |weight| above 3: a running_var that lags beh
 with an accuracy of zero), not a trained network. An inserted norm starts at 1."""
 
 
-def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
+def make_fold_plan(model: nn.Module, example: Batch, *, allow_new_layers: bool = False) -> FoldPlan:
     """Decide which norms fold into a layer beside them, and which stay and why. Leaves the model as it is.
 
     In a model that `insert` or `retrofit` made, the inserted norms are folded and the network's own stay; in any other
@@ -44,6 +46,7 @@ def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
     Args:
         model: The network.
         example: One batch as the model takes it; only shapes and dtypes matter.
+        allow_new_layers: See `fold`.
 
     Returns:
         Every norm of the model, in `folds` or in `leaves`.
@@ -51,7 +54,7 @@ def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
     Raises:
         InputRejectedError: The model cannot be captured.
     """
-    return find_folds(capture(model, example), model).plan
+    return find_folds(capture(model, example), model, allow_new_layers=allow_new_layers).plan
 
 
 def fold(
@@ -72,7 +75,8 @@ def fold(
         example: One batch as the model takes it.
         like: A model of another architecture and the same function, without these norms: the result is of its class.
         force: Fold scales beyond `SCALE_LIMIT` too.
-        allow_new_layers: Permit layers that the architecture does not have. No fold into the layer before needs one.
+        allow_new_layers: Permit layers that the architecture does not have: a norm before a convolution that pads with
+            zeros then folds into one that pads with a value per channel.
 
     Returns:
         The folded model, in the mode of `model`. What stays is logged as a warning; `make_fold_plan` gives it as data.
@@ -81,8 +85,7 @@ def fold(
         InputRejectedError: A scale is beyond the limit, or the twin does not fit.
         VerificationError: The result is not the same function (nothing that is known leads to this).
     """
-    del allow_new_layers  # Only folds into the layer after a norm could need one.
-    folded = fold_captured(model, example, like=like, force=force)
+    folded = fold_captured(model, example, like=like, force=force, allow_new_layers=allow_new_layers)
     for leave in folded.plan.leaves:
         logger.warning("fold leaves '%s' (%s): %s", leave.name, leave.kind, leave.reason)
     same = compare_graphs(folded.before, folded.after)
@@ -108,10 +111,12 @@ class FoldedModel:
     after: Graph
 
 
-def fold_captured(model: nn.Module, example: Batch, *, like: nn.Module | None, force: bool) -> FoldedModel:
+def fold_captured(
+    model: nn.Module, example: Batch, *, like: nn.Module | None, force: bool, allow_new_layers: bool = False
+) -> FoldedModel:
     """`fold`, unchecked, for callers that verify the result themselves and need not capture it again."""
     before = capture(model, example)
-    foldable = find_folds(before, model)
+    foldable = find_folds(before, model, allow_new_layers=allow_new_layers)
     plan = foldable.plan
     if not force:
         _refuse_explosions(plan)
@@ -173,6 +178,8 @@ def _folded(model: nn.Module, foldable: Foldable) -> nn.Module:
     norms = [model.get_submodule(found.norm) for found in foldable.plan.folds]
     for name, layer in layers.items():
         _absorb(layer, after.get(name), foldable.before.get(name))
+    for name in {found.layer for found in foldable.plan.folds if found.new_layer}:
+        model = _padded(model, layers[name], foldable.before[name])
     for norm in norms:
         model = _without(model, norm)
     return model
@@ -189,6 +196,12 @@ def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> No
     if new_bias is not None:
         trainable = weight.requires_grad if bias is None else bias.requires_grad
         layer._parameters["bias"] = nn.Parameter(new_bias, requires_grad=trainable)
+
+
+def _padded(model: nn.Module, layer: nn.Module, before: Affine) -> nn.Module:
+    weight = layer.get_parameter("weight")
+    value = torch.where(before.shift == 0, before.shift, -before.shift / before.scale)
+    return replace_module(model, layer, Padded(layer, value.to(weight.device, weight.dtype)))
 
 
 def _without(model: nn.Module, norm: nn.Module) -> nn.Module:

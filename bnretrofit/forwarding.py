@@ -16,7 +16,7 @@ from bnretrofit.affine import Affine
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.layers import LAYER_OPS, kind_of
 
-__all__ = ["Arrival", "arrival"]
+__all__ = ["Arrival", "arrival", "pads_with_zeros"]
 
 _ALIKE = re.compile(r"aten\.((feature_|alpha_|feature_alpha_)?dropout_?|contiguous|clone|detach|alias)\.")
 _REARRANGING = re.compile(
@@ -143,11 +143,12 @@ def _arrived(graph: Graph, before: fx.Node, call: fx.Node, state: list[Tensor]) 
     shifts = bool(affine.shift.count_nonzero())
     if kind.transposed and shifts:
         return f"'{graph.owners[call]}' is transposed: at the borders it reads fewer inputs, so a shift is no constant"
-    return Arrival(call, affine, _pads_with_zeros(call, kind.spatial))
+    return Arrival(call, affine, pads_with_zeros(call))
 
 
-def _pads_with_zeros(call: fx.Node, spatial: int | None) -> bool:
-    if spatial is None or "transpose" in op_of(call):
+def pads_with_zeros(call: fx.Node) -> bool:
+    """Whether a layer's call pads its input with zeros."""
+    if "linear" in op_of(call) or "transpose" in op_of(call):
         return False
     padding: Any = call.args[4] if len(call.args) > 4 else call.kwargs.get("padding", 0)
     if isinstance(padding, str):

@@ -1,47 +1,15 @@
-"""The one table: which layers take a BatchNorm, along which channels, and which one; and `Normed`, which holds both."""
+"""The one table: which layers take a BatchNorm, along which channels, and which one."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 __all__ = [
     "LAYER_OPS",
     "LayerKind",
-    "Normed",
     "kind_of",
     "norm_name_for",
 ]
-
-
-class Normed(nn.Sequential):
-    """A layer and the BatchNorm after it, standing in the layer's place.
-
-    Attribute reads that a Sequential cannot answer go to the layer, so that code which asks for `weight`,
-    `in_features` or `stride` finds them.
-
-    Args:
-        layer: The convolution or dense layer.
-        norm: The norm of its output.
-    """
-
-    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
-        super().__init__(OrderedDict(layer=layer, norm=norm))
-        self.training = layer.training
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's output, normalised."""
-        return self.norm(self.layer(*args, **kwargs))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            modules = self.__dict__.get("_modules", {})
-            if name.startswith("__") or "layer" not in modules:
-                raise
-            return getattr(modules["layer"], name)
 
 
 @dataclass(frozen=True, slots=True)

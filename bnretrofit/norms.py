@@ -51,7 +51,7 @@ def norm_for(name: str, channels: int, layer: nn.Module) -> nn.Module:
 
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module is a BatchNorm of any make; FrozenBatchNorm2d and its like are no subclasses, only so called."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__  # noqa: SLF001
+    return any("BatchNorm" in cls.__name__ for cls in type(module).__mro__)
 
 
 def is_fixed_norm(module: nn.Module) -> bool:

@@ -141,6 +141,7 @@ class Fold:
         scale_max: Largest |weight| / sqrt(running_var + eps).
         new_bias: Whether the layer gains a bias, and so a key.
         direction: "backward": into the layer before it; "forward": into the layer after it; "none": it is the identity.
+        new_layer: Whether the layer has to be replaced by one that pads with a value per channel.
         scale_quantiles: 1 %, 50 % and 99 % of |weight| / sqrt(running_var + eps).
     """
 
@@ -152,6 +153,7 @@ class Fold:
     scale_max: float
     new_bias: bool
     direction: str = "backward"
+    new_layer: bool = False
     scale_quantiles: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property

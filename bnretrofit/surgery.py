@@ -9,9 +9,9 @@ from bnretrofit.batches import Batch, doubled
 from bnretrofit.capture import Graph, capture, op_of
 from bnretrofit.copies import replace_module, share_copy
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import Normed
 from bnretrofit.norms import is_fixed_norm, norm_for
 from bnretrofit.sites import Plan, Site
+from bnretrofit.standing import Normed
 
 __all__ = [
     "bypassed_sites",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from bnretrofit import absorbing, fold, make_fold_plan, verify
 from bnretrofit.affine import Affine
@@ -14,13 +15,13 @@ from tests.laws.generated import Network, networks
 from tests.library.observing import norms_of, observed, run, same, storages
 
 
-def check_fold(network: Network) -> None:
+def check_fold(network: Network, *, allow_new_layers: bool = False) -> None:
     """Fold a network in float64, and hold it against the network."""
     model = network.build().double()
     before = observed(model)
     x = network.draw(5, seed=1).double()
-    plan = make_fold_plan(model, x)
-    folded = fold(model, x)
+    plan = make_fold_plan(model, x, allow_new_layers=allow_new_layers)
+    folded = fold(model, x, allow_new_layers=allow_new_layers)
     assert same(before, observed(model))
     assert not storages(model) & storages(folded)
     assert len(list(norms_of(folded))) == len(plan.leaves) == len(list(norms_of(model))) - len(plan.folds)
@@ -29,9 +30,9 @@ def check_fold(network: Network) -> None:
 
 
 @settings(max_examples=15)
-@given(network=networks(norms=True))
-def test_folding_preserves_the_function(network: Network) -> None:
-    check_fold(network)
+@given(network=networks(norms=True), allow_new_layers=st.booleans())
+def test_folding_preserves_the_function(network: Network, allow_new_layers: bool) -> None:
+    check_fold(network, allow_new_layers=allow_new_layers)
 
 
 @settings(max_examples=6)

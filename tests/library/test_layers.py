@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bnretrofit.layers import Normed, kind_of, norm_name_for
+from bnretrofit.layers import kind_of, norm_name_for
 from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, norm_for
+from bnretrofit.standing import Normed
 from tests.library.networks import CONVS, StandardisedConv, conv_then, input_of
 from tests.library.observing import part, randomised
 

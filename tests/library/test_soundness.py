@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from bnretrofit import calibrate, fold, insert, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.layers import Normed
 from bnretrofit.moments import sample_moments
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.standing import Normed
 
 
 def test_an_eps_that_is_an_int_counts() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from bnretrofit import Plan, make_plan, retrofit
 from bnretrofit.capture import capture, op_of
-from bnretrofit.layers import LAYER_OPS, Normed
+from bnretrofit.layers import LAYER_OPS
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.standing import Normed
 from bnretrofit.surgery import bypassed_sites, inserted_norms, norm_after, place_norms, plan_of, record_plan
 from tests.library.networks import ReadBesides, Tokens, chain, images, with_own_norms
 from tests.library.observing import observed, part, randomised, same
