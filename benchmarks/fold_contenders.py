@@ -79,9 +79,9 @@ def unavoidable(source: Path, output: Path, phases: Phases) -> None:
 
 
 def fold_file(source: Path, output: Path, model: str) -> None:
-    from bnretrofit.workflows.folding import fold_checkpoint
+    from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
     from bnretrofit.workflows.images import ImageChoice
     from bnretrofit.workflows.opening import ModelChoice
 
     twin = f"torchvision:{model.removesuffix('_bn')}"
-    fold_checkpoint(source, ModelChoice(f"torchvision:{model}"), ImageChoice(None), output, like=twin)
+    fold_checkpoint(source, ModelChoice(f"torchvision:{model}"), ImageChoice(None), output, FoldChoice(like=twin))

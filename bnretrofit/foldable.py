@@ -12,6 +12,7 @@ from bnretrofit.identity import identity_channels
 from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms
 from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm, is_frozen_norm
+from bnretrofit.scales import scales_of
 from bnretrofit.sites import Fold, FoldPlan, Leave
 from bnretrofit.standing import Normed
 from bnretrofit.surgery import inserted_norms, is_plain_call, norm_after
@@ -67,7 +68,8 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     kinds = {name: type(norm).__name__ for name, norm in norms.items()}
     folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
     leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
-    return Foldable(FoldPlan(folds, leaves), before)
+    scales = scales_of({fold.norm: norms[fold.norm] for fold in folds})
+    return Foldable(FoldPlan(folds, leaves, scales), before)
 
 
 def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
@@ -202,5 +204,4 @@ def _fold(graph: Graph, name: str, layer_name: str, direction: str, arriving: Af
         scale_max=float(scale.max()),
         new_bias=gains and bool(arriving.shift.count_nonzero()),
         direction=direction,
-        scale_quantiles=tuple(scale.quantile(scale.new_tensor([0.01, 0.5, 0.99])).tolist()),
     )

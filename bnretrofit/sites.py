@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bnretrofit.errors import InputRejectedError
+from bnretrofit.scales import Scales
 
 __all__ = ["Fold", "FoldPlan", "Leave", "Plan", "Site", "Skip"]
 
@@ -142,7 +143,6 @@ class Fold:
         new_bias: Whether the layer gains a bias, and so a key.
         direction: "backward": into the layer before it; "forward": into the layer after it; "none": it is the identity.
         new_layer: Whether the layer has to be replaced by one that pads with a value per channel.
-        scale_quantiles: 1 %, 50 % and 99 % of |weight| / sqrt(running_var + eps).
     """
 
     norm: str
@@ -154,7 +154,6 @@ class Fold:
     new_bias: bool
     direction: str = "backward"
     new_layer: bool = False
-    scale_quantiles: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def reason(self) -> str:
@@ -182,14 +181,22 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class FoldPlan:
-    """All norms of a model: those that fold away and those that stay."""
+    """All norms of a model: those that fold away and those that stay.
+
+    Attributes:
+        folds: Those that fold, each with its `reason`.
+        leaves: Those that stay, each with its `reason`.
+        scales: How strongly those that fold scale their channels; None if there are none.
+    """
 
     folds: tuple[Fold, ...]
     leaves: tuple[Leave, ...]
+    scales: Scales | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON document."""
         return {
             "folds": [{**dataclasses.asdict(fold), "reason": fold.reason} for fold in self.folds],
             "leaves": [dataclasses.asdict(leave) for leave in self.leaves],
+            "scales": None if self.scales is None else dataclasses.asdict(self.scales),
         }

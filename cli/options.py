@@ -71,11 +71,18 @@ layer_options = stacked(
     ),
     click.option("--layers", default="conv,dense", show_default=True, help="Families of layers to take."),
     click.option(
+        "--placement",
+        type=click.Choice(["pre", "post"]),
+        default="pre",
+        show_default=True,
+        help="Norms between a layer and its activation, or after the activation module.",
+    ),
+    click.option(
         "--like", metavar="MODEL", help="Place norms so that the result loads strictly into this architecture."
     ),
 )
 
-LAYER_KEYS = ("include", "exclude", "layers", "like")
+LAYER_KEYS = ("include", "exclude", "layers", "placement", "like")
 
 
 def image_options(*, required: bool, num_images: int | None) -> Decorator:
@@ -174,7 +181,7 @@ def plan_choice(options: dict[str, Any]) -> Any:
     file = options.get("plan_file")
     if file is None:
         layers = tuple(part.strip() for part in options["layers"].split(",") if part.strip())
-        return PlanChoice(options["include"], options["exclude"], layers, options["like"])
+        return PlanChoice(options["include"], options["exclude"], layers, options["like"], options["placement"])
     context = click.get_current_context()
     for name in LAYER_KEYS:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:

@@ -13,7 +13,7 @@ import torch
 from bnretrofit.checkpoints import read
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
-from bnretrofit.workflows.folding import fold_checkpoint
+from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.opening import ModelChoice
 from bnretrofit.workflows.planned import PlanChoice
@@ -71,7 +71,7 @@ def _story(folder: Path, work: Path, say: Callable[[str], None]) -> dict[str, An
     )
     say("3. verify    original and retrofitted, on held-out images:")
     _say_comparison(before, say)
-    fold = fold_checkpoint(retrofitted, unsaid, held_out, folded, overwrite=True)
+    fold = fold_checkpoint(retrofitted, unsaid, held_out, folded, FoldChoice(), overwrite=True)
     say(f"4. fold      {len(fold.plan.folds)} BatchNorms folded, {len(fold.plan.leaves)} left; wrote {folded.name}")
     after = _required(verify_checkpoints(original, folded, (model, unsaid), held_out), "the folded checkpoint")
     say("5. verify    original and folded:")

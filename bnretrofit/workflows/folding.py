@@ -1,37 +1,70 @@
 """What `bnretrofit fold` does: fold, verify, and only then write."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from bnretrofit.batches import checked_device
-from bnretrofit.data import ImageBatches
+from bnretrofit.data import ImageBatches, find_images
 from bnretrofit.errors import VerificationError
 from bnretrofit.folding import FoldedModel, fold_captured
+from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.publishing import PendingOutput, check_output
+from bnretrofit.recalibration import Recalibrated, recalibrate
 from bnretrofit.sites import FoldPlan
-from bnretrofit.standing import Normed
 from bnretrofit.verification import verify_labelled
+from bnretrofit.workflows.changing import changes_by, new_keys, plan_left
 from bnretrofit.workflows.comparing import Compared, compare
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
-from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
+from bnretrofit.workflows.opening import ModelChoice, architecture, example_for, open_model
 from bnretrofit.workflows.written import Changes
 
-__all__ = ["Folded", "fold_checkpoint"]
+__all__ = ["FoldChoice", "Folded", "fold_checkpoint"]
+
+RECALIBRATION_IMAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FoldChoice:
+    """How a user wants a checkpoint folded.
+
+    Attributes:
+        like: Name of the architecture the result is to have.
+        force: Fold scales beyond the limit too, and write even if verification fails.
+        allow_new_layers: Permit layers that the architecture does not have (see `folding.fold`).
+        recalibrate_on: Folder of images on which the running statistics are measured again before folding.
+    """
+
+    like: str | None = None
+    force: bool = False
+    allow_new_layers: bool = False
+    recalibrate_on: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What was done."""
+    """What was done.
+
+    Attributes:
+        plan: Which norms were folded.
+        model: The result's architecture.
+        compared: What verification found.
+        output: The file.
+        notes: What was assumed.
+        recalibrated: What was measured again before folding, where it was asked for.
+        new_keys: Keys of the result that the file did not have, but for a twin's other names.
+    """
 
     plan: FoldPlan
     model: str
     compared: Compared
     output: Path
     notes: tuple[str, ...]
+    recalibrated: Recalibrated | None = None
+    new_keys: tuple[str, ...] = ()
 
 
 def fold_checkpoint(
@@ -39,10 +72,9 @@ def fold_checkpoint(
     model: ModelChoice,
     images: ImageChoice,
     output: Path,
+    choice: FoldChoice,
     *,
-    like: str | None = None,
     overwrite: bool = False,
-    force: bool = False,
     device: str = "cpu",
 ) -> Folded:
     """Fold every norm of a checkpoint that can be folded.
@@ -52,9 +84,8 @@ def fold_checkpoint(
         model: What the user said of the model.
         images: What the result is verified on; without a folder, random inputs.
         output: The file to write.
-        like: Name of the architecture the result is to have.
+        choice: How to fold.
         overwrite: Replace the output if it exists.
-        force: Fold scales beyond the limit too, and write even if verification fails.
         device: Where to run.
 
     Returns:
@@ -69,22 +100,37 @@ def fold_checkpoint(
     network = opened.model.to(checked_device(device))
     batches = None if images.folder is None else batches_of(images, preprocessing)
     example = example_for(preprocessing, network) if batches is None else batches.first()[:1]
-    target = None if like is None else architecture(ModelChoice(like, None, opened.num_classes, model.trust_code))
-    folded = fold_captured(network, example, like=None if target is None else target.model, force=force)
+    folder = choice.recalibrate_on
+    measured = None if folder is None else _recalibrated(network, images, folder, preprocessing)
+    network = network if measured is None else measured.model
+    target = (
+        None
+        if choice.like is None
+        else architecture(ModelChoice(choice.like, None, opened.num_classes, model.trust_code))
+    )
+    twin = None if target is None else target.model
+    folded = fold_captured(network, example, like=twin, force=choice.force, allow_new_layers=choice.allow_new_layers)
     name = str(opened.name if target is None else target.name)
-    changes = Changes() if target is not None else _changes(opened, network, folded.plan)
+    changes = Changes() if target is not None else changes_by(opened, network, folded.plan)
+    left = None if target is not None else plan_left(opened.plan, folded.plan)
 
     def header() -> dict[str, Any]:
-        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, changes=changes)
+        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, changes=changes, plan=left)
 
     with PendingOutput(output, folded.model.state_dict(), header, overwrite=overwrite) as pending:
         compared = _compared(network, folded, example, batches)
         report = compared.report
-        if not report.passed and not force:
+        if not report.passed and not choice.force:
             raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
         pending.publish()
     notes = opened.notes if batches is None else (*opened.notes, *notes_on(batches))
-    return Folded(folded.plan, name, compared, output, notes)
+    return Folded(folded.plan, name, compared, output, notes, measured, new_keys(changes, opened.changes))
+
+
+def _recalibrated(network: nn.Module, images: ImageChoice, folder: Path, preprocessing: Preprocessing) -> Recalibrated:
+    chosen = replace(images, folder=folder, num_images=None)
+    files = find_images(folder, images.max_bad_images).sampled(RECALIBRATION_IMAGES, images.seed)
+    return recalibrate(network, batches_of(chosen, preprocessing, files))
 
 
 def _compared(network: nn.Module, folded: FoldedModel, example: Tensor, batches: ImageBatches | None) -> Compared:
@@ -93,15 +139,3 @@ def _compared(network: nn.Module, folded: FoldedModel, example: Tensor, batches:
         return compare(network, folded.model, batches, graphs=graphs)
     report = verify_labelled(network, folded.model, [], graphs=graphs, example=example)
     return Compared(report, None, ("no images were given (-d): verified by graph, tensors and random inputs",))
-
-
-def _changes(opened: Opened, network: nn.Module, plan: FoldPlan) -> Changes:
-    """What the file must say for its architecture to be built again: norms that became nn.Identity, biases gained."""
-    inserted = {f"{name}.norm".lstrip(".") for name, module in network.named_modules() if isinstance(module, Normed)}
-    identities = [found.norm for found in plan.folds if found.norm not in inserted]
-    biases = [
-        found.layer.removesuffix(".layer") if found.norm in inserted else found.layer
-        for found in plan.folds
-        if found.new_bias
-    ]
-    return Changes((*opened.changes.identities, *identities), (*opened.changes.biases, *biases))

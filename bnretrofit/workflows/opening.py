@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from bnretrofit.checkpoints import Checkpoint, read
 from bnretrofit.errors import UsageError
-from bnretrofit.planning import make_plan
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
 from bnretrofit.surgery import record_plan
-from bnretrofit.workflows.restoring import has_meta_tensors, inserted_layers, load, restructured
+from bnretrofit.workflows.restoring import has_meta_tensors, load, plan_shown_by_keys, restructured
 from bnretrofit.workflows.written import Changes, Written, what_is_written
 from bnretrofit.zoo import ModelName, build, parse_model
 
-__all__ = ["ModelChoice", "Opened", "architecture", "example_for", "open_model"]
+__all__ = ["ModelChoice", "Opened", "architecture", "counterpart", "example_for", "open_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,15 @@ def architecture(choice: ModelChoice) -> Opened:
     built = build(name, num_classes=choice.num_classes, trust_code=choice.trust_code, device="meta")
     notes = (name.note,) if name.note else ()
     return Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
+
+
+def counterpart(opened: Opened, like: str | None, *, trust_code: bool) -> Opened | None:
+    """The architecture that a result is to have, with as many outputs; None if none was named.
+
+    Raises:
+        UsageError: None is known by that name.
+    """
+    return None if like is None else architecture(ModelChoice(like, None, opened.num_classes, trust_code))
 
 
 def open_model(path: Path | None, choice: ModelChoice) -> Opened:
@@ -168,9 +176,9 @@ def _restored(
     plan, stage, changes = None, "original", Changes()
     if written is not None:
         plan, stage, changes = written.plan, written.stage, written.changes
-    elif inserted := inserted_layers(checkpoint, built.model):
-        plan = make_plan(built.model, example_for(built.preprocessing, built.model), include=inserted)
-        stage = "retrofitted"
+    else:
+        plan = plan_shown_by_keys(checkpoint, built.model, example_for(built.preprocessing, built.model))
+        stage = "original" if plan is None else "retrofitted"
     model = restructured(built.model, plan, changes)
     load(model, checkpoint, name)
     return model, built.preprocessing, plan, stage

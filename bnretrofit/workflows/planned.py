@@ -9,7 +9,7 @@ from bnretrofit.capture import capture
 from bnretrofit.planning import make_plan
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.following import follow
-from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
+from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, counterpart, example_for, open_model
 from bnretrofit.workflows.planfile import PlanFile
 from bnretrofit.zoo import ModelName
 
@@ -24,6 +24,7 @@ class PlanChoice:
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ("conv", "dense")
     like: str | None = None
+    placement: str = "pre"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,7 @@ def decide(
     Raises:
         RetrofitError: The model cannot be captured, or cannot be had as it was asked for.
     """
-    like = None
-    if choice.like is not None:
-        like = architecture(ModelChoice(choice.like, None, opened.num_classes, trust_code))
+    like = counterpart(opened, choice.like, trust_code=trust_code)
     twin = None if like is None else like.model
     if isinstance(choice, PlanFile):
         plan = follow(choice, opened.model, example, twin)
@@ -105,6 +104,7 @@ def decide(
             include=choice.include or None,
             exclude=choice.exclude or None,
             layers=choice.layers,
+            placement=choice.placement,
             like=twin,
         )
     return plan, None if like is None else like.name

@@ -1,6 +1,7 @@
 """An architecture and a file's tensors -> the model, in the form in which the file was written."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -10,23 +11,30 @@ from bnretrofit.copies import load_tensors, replace_module
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.layers import kind_of
 from bnretrofit.norms import norm_for, without_norm
+from bnretrofit.planning import make_plan
 from bnretrofit.sites import Plan
+from bnretrofit.standing import Padded
 from bnretrofit.surgery import place_norms
 from bnretrofit.workflows.written import Changes
 from bnretrofit.zoo import ModelName, similar_models
 
-__all__ = ["has_meta_tensors", "inserted_layers", "load", "restructured"]
+__all__ = ["has_meta_tensors", "load", "plan_shown_by_keys", "restructured"]
 
 
-def inserted_layers(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
-    """Layers with an inserted norm, as the keys of a file without a header show them.
+def plan_shown_by_keys(checkpoint: Checkpoint, model: nn.Module, example: Tensor) -> Plan | None:
+    """The plan with which a file without a header was retrofitted, as its keys show it; None if they show none.
 
     A network's own modules may bear the same names: those are in the stock architecture.
     """
     suffix = ".norm.running_mean"
+    own = dict(model.named_modules())
     names = [key.removesuffix(suffix) for key in checkpoint.tensors if key.endswith(suffix)]
-    own = model.state_dict()
-    return [name for name in names if f"{name}.layer.weight" in checkpoint.tensors and f"{name}.weight" in own]
+    names = [name for name in names if name in own and f"{name}.norm" not in own]
+    layers = [name for name in names if kind_of(own[name]) is not None]
+    if layers:
+        return make_plan(model, example, include=layers)
+    plan = make_plan(model, example, placement="post") if names else None
+    return None if plan is None else replace(plan, sites=tuple(site for site in plan.sites if site.position in names))
 
 
 def restructured(model: nn.Module, plan: Plan | None, changes: Changes) -> nn.Module:
@@ -44,6 +52,10 @@ def restructured(model: nn.Module, plan: Plan | None, changes: Changes) -> nn.Mo
             weight, kind = layer.get_parameter("weight"), kind_of(layer)
             channels = 0 if kind is None else kind.channels(layer)
             layer.register_parameter("bias", nn.Parameter(weight.new_zeros(channels)))
+        for name in changes.padded:
+            layer = model.get_submodule(name)
+            value = layer.get_parameter("weight").new_zeros(int(str(layer.in_channels)))
+            model = replace_module(model, layer, Padded(layer, value))
         if plan is not None and plan.twin is None:
             norms = {
                 site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites

@@ -80,6 +80,12 @@ def retrofit_checkpoint(
         raise UsageError(
             "the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is"
         )
+    if opened.plan is not None:
+        raise UsageError(
+            "the checkpoint still has inserted norms, which fold left in their places",
+            where=str(path),
+            remedy="fold it with --allow-new-layers first",
+        )
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(checked_device(device))
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))

@@ -21,14 +21,16 @@ class Changes:
     Attributes:
         identities: Norms that became nn.Identity, by module name.
         biases: Layers that gained a bias.
+        padded: Convolutions that pad with a value per channel instead of zeros.
     """
 
     identities: tuple[str, ...] = ()
     biases: tuple[str, ...] = ()
+    padded: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, list[str]]:
         """As a JSON document."""
-        return {"identities": list(self.identities), "biases": list(self.biases)}
+        return {"identities": list(self.identities), "biases": list(self.biases), "padded": list(self.padded)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def what_is_written(checkpoint: Checkpoint) -> Written | None:
             num_classes,
             Preprocessing.from_json(header["preprocessing"]),
             None if header["plan"] is None else Plan.from_json(header["plan"]),
-            Changes(*(_names(header["folded"][key]) for key in ("identities", "biases"))),
+            Changes(*(_names(header["folded"][key]) for key in ("identities", "biases", "padded"))),
         )
     except (KeyError, TypeError, ValueError, InputRejectedError) as error:
         why = str(error) if isinstance(error, InputRejectedError) else f"{type(error).__name__}: {error}"

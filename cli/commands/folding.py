@@ -21,6 +21,16 @@ from ..options import FILE, device_option, image_choice, image_options, json_opt
     "-o", "--output", type=FILE, required=True, help="The file to write: .safetensors, or .pth for a plain state_dict."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--recalibrate",
+    "recalibrate_on",
+    type=FILE,
+    metavar="DATA",
+    help="First measure the running statistics again, on up to 1000 images of this folder.",
+)
+@click.option(
+    "--allow-new-layers", is_flag=True, help="Fold into zero-padded convs too, which then pad with a value per channel."
+)
 @click.option("--force", is_flag=True, help="Fold scales beyond the limit, and write even if verification fails.")
 @device_option
 @json_option
@@ -31,6 +41,8 @@ def command(
     output: Path,
     overwrite: bool,
     force: bool,
+    allow_new_layers: bool,
+    recalibrate_on: Path | None,
     device: str,
     as_json: bool,
     **given: Any,
@@ -45,7 +57,7 @@ def command(
       bnretrofit fold vgg16-bn.safetensors -o vgg16.safetensors
       bnretrofit fold vgg16_bn.pth -m torchvision:vgg16_bn --like torchvision:vgg16 -o vgg16.pth
     """
-    from bnretrofit.workflows.folding import fold_checkpoint
+    from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 
     with results_only():
         done = fold_checkpoint(
@@ -53,9 +65,8 @@ def command(
             model_choice(given),
             image_choice(given),
             output,
-            like=like,
+            FoldChoice(like, force, allow_new_layers, recalibrate_on),
             overwrite=overwrite,
-            force=force,
             device=device,
         )
     report = done.compared.report
@@ -67,6 +78,8 @@ def command(
             "model": done.model,
             "output": str(output),
             **done.plan.to_json(),
+            "new_keys": list(done.new_keys),
+            "recalibrated": None if done.recalibrated is None else ratio_figures(done.recalibrated),
             "accuracy": done.compared.accuracy,
             "report": report.to_json(),
         }
@@ -80,11 +93,12 @@ def command(
     kept = f"{unchanged} of {channels} channels keep their weights bit for bit"
     if done.plan.folds:
         click.echo(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
-    worst = max(done.plan.folds, key=lambda found: found.scale_max, default=None)
-    if worst is not None:
-        click.echo(f"largest scale  {worst.scale_max:.4g} at '{worst.norm}'")
-    for name in (found.layer for found in done.plan.folds if found.new_bias):
-        click.echo(f"new key        {name.removesuffix('.layer')}.bias")
+    if done.plan.scales is not None:
+        click.echo(f"scales         {done.plan.scales}")
+    if done.recalibrated is not None:
+        click.echo(f"recalibrated   {ratio_text(done.recalibrated)}")
+    for key in done.new_keys:
+        click.echo(f"new key        {key}")
     if done.plan.leaves:
         click.echo(
             table([dataclasses.astuple(leave) for leave in done.plan.leaves], ("left in place", "kind", "because"))
@@ -92,3 +106,24 @@ def command(
     click.echo(str(report))
     click.echo(f"wrote          {output}")
     return exit_code
+
+
+def ratio_figures(recalibrated: Any) -> dict[str, Any]:
+    """How far the running variances were from those that were measured again."""
+    worst = {name: (float(ratio.min()), float(ratio.max())) for name, ratio in recalibrated.ratios.items()}
+    least, most = min(worst, key=lambda name: worst[name][0]), max(worst, key=lambda name: worst[name][1])
+    return {
+        "passes": recalibrated.passes,
+        "least_ratio": worst[least][0],
+        "least_norm": least,
+        "largest_ratio": worst[most][1],
+        "largest_norm": most,
+    }
+
+
+def ratio_text(recalibrated: Any) -> str:
+    """The same in words."""
+    found = ratio_figures(recalibrated)
+    low = f"{found['least_ratio']:.4g} at '{found['least_norm']}'"
+    high = f"{found['largest_ratio']:.4g} at '{found['largest_norm']}'"
+    return f"in {found['passes']} passes; running over measured variance from {low} to {high}"

@@ -31,7 +31,7 @@ from ..options import (
     "plan_file",
     type=FILE,
     metavar="FILE",
-    help="Follow an edited plan of `plan --json`, instead of the four options above.",
+    help="Follow an edited plan of `plan --json`, instead of the five options above.",
 )
 @image_options(required=True, num_images=1000)
 @click.option(

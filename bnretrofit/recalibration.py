@@ -1,0 +1,138 @@
+"""model with norms + batches -> the same with running statistics that are those of its own activations.
+
+Running statistics lag behind weights that are still being trained, and each norm's depend on those of the norms before
+it. So the pass is repeated, each time with the statistics of the last one: after k passes the first k norms of a chain
+are final, and it ends when nothing moves any more.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bnretrofit.batches import Batch, as_call, device_of, map_tensors
+from bnretrofit.copies import independent_copy
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, is_frozen_norm
+
+__all__ = ["Recalibrated", "recalibrate"]
+
+SETTLED = 1e-3
+"""Largest change of a channel's scale, relative, at which the statistics are taken to be final: a tenth of what moves a
+weight beyond verification's tolerance for half precision, and far below what sampling the images costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalibrated:
+    """What was measured.
+
+    Attributes:
+        model: A copy of the model with the new statistics.
+        ratios: Running over re-measured variance (with eps), (C,) by norm name: 1 where statistics were right.
+        passes: How often the batches were gone through.
+    """
+
+    model: nn.Module
+    ratios: dict[str, Tensor]
+    passes: int
+
+
+class Batches(Protocol):
+    """Batches that can be gone through more than once, such as a list of them or a DataLoader."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
+    """Measure the running statistics of every norm again, with the weights as they are.
+
+    The model runs in eval mode on a copy; it is left as it is. Statistics are gathered as `calibrate` gathers them, so
+    they do not depend on how the samples are batched.
+
+    Args:
+        model: A model with BatchNorms that keep running statistics.
+        batches: The samples, to be gone through several times; a progress bar goes to stderr.
+
+    Returns:
+        The copy, in the mode of `model`, and how far its statistics were off.
+
+    Raises:
+        InputRejectedError: There is no batch or no such norm, or an activation is not finite.
+    """
+    copy = independent_copy(model)
+    modes = {module: module.training for module in copy.modules()}
+    copy.eval()
+    norms = {name: module for name, module in copy.named_modules() if _is_measured(module)}
+    if not norms or not len(batches):
+        raise InputRejectedError(
+            "there is nothing to recalibrate",
+            why="no batch was given" if norms else "the model has no BatchNorm with running statistics",
+        )
+    old = {name: _variance(norm).clone() for name, norm in norms.items()}
+    passes = 0
+    with torch.inference_mode(), tqdm(desc="recalibrate", unit="batch", delay=1.0, leave=False) as progress:
+        while passes <= len(norms):
+            passes += 1
+            if _pass(copy, norms, batches, progress.update) <= SETTLED:
+                break
+    for module, training in modes.items():
+        module.training = training
+    ratios = {name: (old[name] / _variance(norm)).double().cpu() for name, norm in norms.items()}
+    return Recalibrated(copy, ratios, passes)
+
+
+def _is_measured(module: nn.Module) -> bool:
+    return is_fixed_norm(module) and not is_frozen_norm(module) and getattr(module, "running_var", None) is not None
+
+
+def _variance(norm: Any) -> Tensor:
+    variance: Tensor = norm.running_var + norm.eps
+    return variance
+
+
+def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, progress: Callable[[], object]) -> float:
+    """Measure all norms once and set what was measured; returns the largest relative change of a scale or mean."""
+    moments: dict[str, Moments] = {}
+    handles = [norm.register_forward_pre_hook(_collector(name, norm, moments)) for name, norm in norms.items()]
+    try:
+        for batch in batches:
+            args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
+            model(*args, **kwargs)
+            progress()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max((_set(name, norms[name], gathered.stats()) for name, gathered in moments.items()), default=0.0)
+
+
+def _collector(name: str, norm: nn.Module, moments: dict[str, Moments]) -> Callable[[nn.Module, Any], None]:
+    channel_dim = -1 if isinstance(norm, ChannelsLastBatchNorm1d) else 1
+
+    def collect(_norm: nn.Module, inputs: Any) -> None:
+        gathered = moments.setdefault(name, Moments(inputs[0].shape[channel_dim]))
+        gathered.add_samples(*sample_moments(inputs[0], channel_dim))
+
+    return collect
+
+
+def _set(name: str, norm: Any, stats: ChannelStats) -> float:
+    if stats.count < 2 or not bool(torch.isfinite(stats.mean).all() and torch.isfinite(stats.var).all()):
+        raise InputRejectedError(
+            "the norm's statistics cannot be measured again",
+            where=name,
+            why="its input is NaN or infinite" if stats.count > 1 else "there is one value per channel",
+            remedy="check the inputs and the model's weights, or take more of them",
+        )
+    before_mean, before = norm.running_mean.double(), _variance(norm).double()
+    norm.running_mean.copy_(stats.mean)
+    norm.running_var.copy_(stats.unbiased_var)
+    now = _variance(norm).double()
+    # In standard deviations of the channel, as the norm sees it.
+    moved = (norm.running_mean.double() - before_mean).abs() / now.sqrt()
+    return max(float(((before / now).sqrt() - 1).abs().max()), float(moved.max()))
