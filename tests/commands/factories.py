@@ -69,12 +69,12 @@ def blocks() -> nn.Sequential:
 
 
 class Unfoldable(nn.Module):
-    """A norm before any layer, which nothing can absorb, and one that folds."""
+    """A norm before a layer that pads with zeros, which cannot absorb it, and one that folds."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.BatchNorm2d(3)
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
         self.second = nn.BatchNorm2d(4)
         self.head = nn.Linear(4, 3)
 
@@ -163,3 +163,15 @@ def leaving() -> nn.Module:
 
 def not_a_model() -> dict[str, int]:
     return {"width": 3}
+
+
+def padding() -> nn.Sequential:
+    """A conv that pads with zeros after another."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 3),
+    )

@@ -1,0 +1,117 @@
+"""Statistics measured again: those of the norm's own input, whatever they were before and however it is batched."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnretrofit import retrofit
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.recalibration import recalibrate
+from bnretrofit.scales import scales_of
+from tests.library.networks import chain, images
+from tests.library.observing import norms_of, observed, part, randomised, same
+
+
+def network() -> nn.Module:
+    """Two norms in a row, of which the second depends on the first, and one over tokens."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Flatten(2),
+        nn.Linear(16, 6),
+        ChannelsLastBatchNorm1d(6),
+    )
+    return randomised(model)
+
+
+def inputs_of(model: nn.Module, norm: str, x: Tensor) -> Tensor:
+    """What a norm reads."""
+    seen: list[Tensor] = []
+    handle = part(model, norm).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return seen[0]
+
+
+def test_every_norm_gets_the_statistics_of_what_it_reads_in_the_result() -> None:
+    model, x = network(), images(16)
+    before = observed(model)
+    found = recalibrate(model, [x[:5], x[5:]])
+    assert same(before, observed(model))
+    for name, dims in (("1", (0, 2, 3)), ("4", (0, 2, 3)), ("8", (0, 1))):
+        read, norm = inputs_of(found.model, name, x).double(), part(found.model, name)
+        torch.testing.assert_close(norm.running_mean.double(), read.mean(dims), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(norm.running_var.double(), read.var(dims), rtol=3e-3, atol=1e-6)
+
+
+def test_the_batching_leaves_no_trace_but_that_of_the_kernels() -> None:
+    model, x = network().double(), images(12).double()
+    whole, parts = recalibrate(model, [x]), recalibrate(model, list(x.split(5)))
+    for a, b in zip(norms_of(whole.model), norms_of(parts.model), strict=True):
+        torch.testing.assert_close(a.running_mean, b.running_mean, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(a.running_var, b.running_var, rtol=1e-12, atol=1e-13)
+
+
+def test_what_is_right_stays_nearly_as_it_is_and_what_lags_is_told() -> None:
+    batches = [images(8)]
+    model = retrofit(chain(), batches)
+    found = recalibrate(model, batches)
+    assert found.passes == 1
+    assert all(float((ratio - 1).abs().max()) < 1e-4 for ratio in found.ratios.values())
+    with torch.no_grad():
+        part(model, "4.norm").running_var *= 0.25
+    ratio = recalibrate(model, batches).ratios["4.norm"]
+    assert float(ratio.max()) < 0.3
+
+
+def test_a_model_keeps_its_mode_and_its_other_tensors() -> None:
+    model = network().train()
+    found = recalibrate(model, [images(4)]).model
+    assert {module.training for module in found.modules()} == {True}
+    statistics = ("running_mean", "running_var")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, found.state_dict()[name]) is not name.endswith(statistics)
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "words"),
+    [
+        (network(), [], "no batch was given"),
+        (chain(), [images()], "has no BatchNorm"),
+        (nn.Sequential(nn.BatchNorm2d(3)), [torch.full((2, 3, 4, 4), torch.nan)], "NaN or infinite"),
+        (nn.Sequential(nn.BatchNorm2d(3)), [torch.zeros(1, 3, 1, 1)], "one value per channel"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(model: nn.Module, batches: Any, words: str) -> None:
+    with pytest.raises(InputRejectedError, match=words):
+        recalibrate(model, batches)
+
+
+def test_scales_are_those_of_all_channels() -> None:
+    norms: dict[str, nn.Module] = {"a": nn.BatchNorm1d(100, eps=0.0), "b": nn.BatchNorm2d(1, eps=0.0)}
+    with torch.no_grad():
+        part(norms["a"], "").weight.copy_(torch.linspace(0.01, 1.0, 100))
+        part(norms["b"], "").weight.fill_(-7.0)
+    found = scales_of(norms)
+    assert found is not None
+    assert (round(found.low, 4), round(found.median, 4), round(found.high, 4)) == (0.02, 0.51, 1.0)
+    assert (found.largest, found.norm) == (7.0, "b")
+    assert str(found) == "0.02 (1 %), 0.51 (median), 1 (99 %), 7 at 'b'"
+    assert scales_of({}) is None
+
+
+def test_an_inserted_norm_scales_nothing() -> None:
+    model = retrofit(chain(), [images(8)])
+    found = scales_of({name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)})
+    assert found is not None
+    assert found.low == pytest.approx(1.0, abs=1e-6)
+    assert found.largest == pytest.approx(1.0, abs=1e-6)
