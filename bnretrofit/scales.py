@@ -31,7 +31,9 @@ class Scales:
 
     def __str__(self) -> str:
         shares = f"{self.low:.4g} (1 %), {self.median:.4g} (median), {self.high:.4g} (99 %)"
-        return f"{shares}, {self.largest:.4g} at '{self.norm}'"
+        # Where all are alike, which one is the largest is a matter of rounding.
+        place = f" at '{self.norm}'" if self.largest > 1.001 * self.high else ""
+        return f"{shares}, {self.largest:.4g} (largest){place}"
 
 
 def scales_of(norms: Mapping[str, nn.Module]) -> Scales | None:

@@ -105,7 +105,7 @@ def test_scales_are_those_of_all_channels() -> None:
     assert found is not None
     assert (round(found.low, 4), round(found.median, 4), round(found.high, 4)) == (0.02, 0.51, 1.0)
     assert (found.largest, found.norm) == (7.0, "b")
-    assert str(found) == "0.02 (1 %), 0.51 (median), 1 (99 %), 7 at 'b'"
+    assert str(found) == "0.02 (1 %), 0.51 (median), 1 (99 %), 7 (largest) at 'b'"
     assert scales_of({}) is None
 
 
