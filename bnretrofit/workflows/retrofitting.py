@@ -1,7 +1,7 @@
 """What `bnretrofit retrofit` does: plan, calibrate, insert, verify, and only then write."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from bnretrofit.batches import checked_device
 from bnretrofit.calibration import calibrate
 from bnretrofit.comparison import Report
-from bnretrofit.data import ImageBatches, find_images
+from bnretrofit.data import ImageBatches, ImageFiles, find_images
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
 from bnretrofit.preprocessing import Preprocessing
@@ -92,7 +92,7 @@ def retrofit_checkpoint(
     plan, like = decide(opened, choice, batches.first()[:1], trust_code=model.trust_code)
     stats = calibrate(network, plan, batches)
     result = insert_sharing(network, plan, stats)
-    report = _verified(network, result, images, batches, preprocessing)
+    report = _verified(network, result, replace(images, num_images=VERIFY_IMAGES), batches, everything)
     if not report.passed and not force:
         raise VerificationError(
             "the retrofitted model is not the original's equal", why=report.reason, where=report.layer
@@ -113,13 +113,12 @@ def retrofit_checkpoint(
 
 
 def _verified(
-    original: nn.Module, result: nn.Module, images: ImageChoice, used: ImageBatches, preprocessing: Preprocessing
+    original: nn.Module, result: nn.Module, images: ImageChoice, used: ImageBatches, everything: ImageFiles
 ) -> Report:
     """Compare on images that were not calibrated with, where there are any left."""
-    everything = find_images(used.files.root, images.max_bad_images)
     left = everything.without(used.files)
-    chosen = (left if left.paths else everything).sampled(VERIFY_IMAGES, images.seed)
-    return compare(original, result, batches_of(images, preprocessing, chosen)).report
+    chosen = (left if left.paths else everything).sampled(images.num_images, images.seed)
+    return compare(original, result, batches_of(images, used.preprocessing, chosen)).report
 
 
 def _calibration(batches: ImageBatches, seed: int) -> dict[str, Any]:
