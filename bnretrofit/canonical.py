@@ -8,15 +8,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx
 from torch.utils._pytree import tree_flatten
 
-from bnretrofit.absorbing import absorbed_bias, shifted_bias, weight_factors
 from bnretrofit.affine import Affine
 from bnretrofit.capture import Graph, op_of
-from bnretrofit.forwarding import Arrival, pads_with_zeros
-from bnretrofit.layers import LAYER_OPS, kind_of
+from bnretrofit.effective import effective_tensors, padded_with, reads_own_tensors, settings
+from bnretrofit.forwarding import Arrival
+from bnretrofit.layers import LAYER_OPS
 from bnretrofit.norm_calls import (
     backward_norms,
     effective_affine,
@@ -26,7 +25,7 @@ from bnretrofit.norm_calls import (
     sole_source,
 )
 from bnretrofit.norms import ChannelsLastBatchNorm1d
-from bnretrofit.standing import ChannelPad, Padded
+from bnretrofit.standing import ChannelPad
 from bnretrofit.weights import Weight
 
 __all__ = ["DROPOUTS", "Step", "absorbed_steps", "plain_steps"]
@@ -86,10 +85,19 @@ def plain_steps(graph: Graph, left_out: Collection[str] = ()) -> list[Step]:
 def absorbed_steps(graph: Graph) -> list[Step]:
     """The graph without any norm that a layer can take up."""
     gone = identity_norms(graph)
-    backward = {norm: call for norm, call in backward_norms(graph).items() if norm not in gone}
+    backward = {
+        norm: call
+        for norm, call in backward_norms(graph).items()
+        if norm not in gone and reads_own_tensors(graph, call)
+    }
     rest = {norm: effective_affine(graph, norm) for norm in plain_norms(graph) if norm not in gone | backward}
+
+    def unabsorbable(_norm: fx.Node, place: Arrival) -> str | None:
+        lost = place.padded and bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any())
+        return "the layer after it cannot take it up" if lost or not reads_own_tensors(graph, place.call) else None
+
     arrived = {
-        norm: place for norm, place in forward_norms(graph, rest, _unabsorbable).items() if isinstance(place, Arrival)
+        norm: place for norm, place in forward_norms(graph, rest, unabsorbable).items() if isinstance(place, Arrival)
     }
     before: dict[fx.Node, Affine] = {}
     for norm in rest:
@@ -98,11 +106,6 @@ def absorbed_steps(graph: Graph) -> list[Step]:
             before[place.call] = place.affine if earlier is None else earlier.then(place.affine)
     after = {call: norm for norm, call in backward.items()}
     return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, before, wanted=True))
-
-
-def _unabsorbable(_norm: fx.Node, place: Arrival) -> str | None:
-    lost = place.padded and bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any())
-    return "no padding of the layer after it could stand for its shift" if lost else None
 
 
 def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
@@ -122,7 +125,7 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
             _argument(graph, alias.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf, index) for leaf in arguments
         ]
         if absorbed.wanted and op_of(node) in LAYER_OPS:
-            step_arguments, layout = _effective_arguments(graph, node, absorbed, step_arguments, layout)
+            step_arguments, layout = _layer_arguments(graph, node, absorbed, step_arguments, layout)
         op = op_of(node) if node.op == "call_function" else "output"
         steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout))
     return steps
@@ -163,58 +166,12 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
     return index.get(leaf, _SUBGRAPH)
 
 
-def _effective_arguments(
+def _layer_arguments(
     graph: Graph, call: fx.Node, absorbed: _Absorbed, arguments: list[Any], layout: Any
 ) -> tuple[list[Any], Any]:
-    """A layer call's arguments with the norms beside it absorbed, and with a bias of zeros where it has none."""
-    bias_argument = call.args[2] if len(call.args) > 2 else None
-    weight, bias = graph.tensor(call.args[1]), graph.tensor(bias_argument)
-    layer = graph.owner(call)
-    kind = kind_of(layer)
-    if weight is None or kind is None or (bias is None and bias_argument is not None):
-        return [*arguments, *_padded_with(graph, call, None)], layout
+    """A layer call's arguments with the norms beside it absorbed, where its tensors are its own."""
+    if not reads_own_tensors(graph, call):
+        return [*arguments, *padded_with(graph, call, None)], layout
     norm, before = absorbed.after.get(call), absorbed.before.get(call)
-    after = None if norm is None else effective_affine(graph, norm)
-    plain, groups = weight.tensor.detach(), int(getattr(layer, "groups", 1))
-    full_bias = plain.new_zeros(kind.channels(layer), dtype=torch.float64) if bias is None else bias.tensor.detach()
-    if before is not None and not kind.transposed:
-        moved = shifted_bias(plain, full_bias, before.shift, groups=groups)
-        full_bias = full_bias if moved is None else moved
-    if after is not None:
-        full_bias = absorbed_bias(full_bias, after)
-    factors = weight_factors(plain, after, before, transposed=kind.transposed, groups=groups)
-    suffix = "" if norm is None else f" with '{graph.owners[norm]}' absorbed"
-    bias_name = bias.name if bias is not None else f"{graph.owners[call]}.bias"
-    weight_leaf, bias_leaf = Weight(weight.name + suffix, plain, factors), Weight(bias_name + suffix, full_bias)
-    padded_with = _padded_with(graph, call, before)
-    return [arguments[0], weight_leaf, bias_leaf, *padded_with, *_settings(graph, call)], "layer"
-
-
-def _settings(graph: Graph, call: fx.Node) -> list[str]:
-    """The other arguments of a layer's call, all of them, with the padding that stands before it as its own."""
-    schema: Any = call.target._schema  # type: ignore[union-attr] # noqa: SLF001 - torch has no public name for it
-    names = [argument.name for argument in schema.arguments]
-    given = {argument.name: argument.default_value for argument in schema.arguments}
-    given |= dict(zip(names, call.args, strict=False)) | call.kwargs
-    if (pad := _pad_of(graph, call)) is not None:
-        given["padding"] = list(pad.padding)
-    return [f"{name}={given[name]!r}" for name in names[3:]]
-
-
-def _padded_with(graph: Graph, call: fx.Node, before: Affine | None) -> list[Weight]:
-    """What a convolution's input is padded with, as (C_in,), before the norm that it absorbs; nothing if it is not."""
-    pad = _pad_of(graph, call)
-    name = f"padding of {graph.owners[call]}"
-    if pad is not None:
-        return [Weight(name, pad.value)]
-    layer = graph.owner(call)
-    if not pads_with_zeros(call) or not hasattr(layer, "in_channels"):
-        return []
-    if before is None:
-        return [Weight(name, torch.zeros(int(str(layer.in_channels)), dtype=torch.float64))]
-    return [Weight(name, torch.where(before.shift == 0, before.shift, -before.shift / before.scale))]
-
-
-def _pad_of(graph: Graph, call: fx.Node) -> ChannelPad | None:
-    parent = graph.model.get_submodule(graph.owners[call].rpartition(".")[0])
-    return parent.pad if isinstance(parent, Padded) else None
+    tensors = effective_tensors(graph, call, norm, before)
+    return [arguments[0], *tensors, *padded_with(graph, call, before), *settings(graph, call)], "layer"

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import fx, nn
 
 from bnretrofit.affine import Affine, affine_of
@@ -11,12 +10,11 @@ from bnretrofit.forwarding import Arrival
 from bnretrofit.identity import identity_channels
 from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms
-from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm, is_frozen_norm
+from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm
+from bnretrofit.obstacles import calls_of, norm_obstacle, obstacle_after, obstacle_before
 from bnretrofit.scales import scales_of
 from bnretrofit.sites import Fold, FoldPlan, Leave
-from bnretrofit.standing import Normed
-from bnretrofit.surgery import inserted_norms, is_plain_call, norm_after
-from bnretrofit.takers import has_hooks, obstacle_after, obstacle_before
+from bnretrofit.surgery import inserted_norms, norm_after
 
 __all__ = ["Foldable", "find_folds"]
 
@@ -57,7 +55,7 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     found: dict[str, Fold | str] = {}
     elsewhere: dict[str, str] = {}
     for name, norm in norms.items():
-        reason = OWN_NORM_STAYS if inserted is not None and name not in inserted else _obstacle(graph, name, norm)
+        reason = OWN_NORM_STAYS if inserted is not None and name not in inserted else norm_obstacle(graph, name, norm)
         found[name] = reason or _backward(graph, name, norm)
         if reason is None and isinstance(found[name], str):
             elsewhere[name] = str(found[name])
@@ -72,40 +70,9 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     return Foldable(FoldPlan(folds, leaves, scales), before)
 
 
-def _obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
-    """Why a norm has no fixed map, or may not be touched; None if neither."""
-    if not is_fixed_norm(norm):
-        return f"its class {type(norm).__name__} may do more than normalise"
-    if norm.training and not is_frozen_norm(norm):
-        return "it is in training mode, where it normalises by each batch's own statistics; call model.eval() first"
-    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
-        return "it keeps no running statistics, so it has no fixed scale"
-    if has_hooks(norm) or any(has_hooks(holder) for holder in _holders(graph.model, name)):
-        return "it has hooks, which would be lost"
-    affine = affine_of(norm)
-    if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
-        return "its scale or shift is not finite"
-    calls = _calls(graph, name)
-    if not calls:
-        return "the model never runs it in eval mode"
-    if not all(is_plain_call(graph, node) for node in calls):
-        return "it is not run with its own tensors, its own eps and fixed statistics"
-    return None
-
-
-def _calls(graph: Graph, name: str) -> list[fx.Node]:
-    return [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
-
-
-def _holders(model: nn.Module, name: str) -> list[nn.Module]:
-    """The Normed that holds a norm, if one does."""
-    holder = model.get_submodule(name.rpartition(".")[0])
-    return [holder] if isinstance(holder, Normed) else []
-
-
 def _backward(graph: Graph, name: str, norm: nn.Module) -> Fold | str:
     """How a norm folds into the layer before it, or why it does not."""
-    sources = [_source(graph, norm, node) for node in _calls(graph, name)]
+    sources = [_source(graph, norm, node) for node in calls_of(graph, name)]
     problem = next((source for source in sources if isinstance(source, str)), None)
     if problem is not None:
         return problem
@@ -113,7 +80,7 @@ def _backward(graph: Graph, name: str, norm: nn.Module) -> Fold | str:
     if len(layers) > 1:
         return f"it follows several layers: {', '.join(sorted(layers))}"
     (layer,) = layers
-    affine = effective_affine(graph, _calls(graph, name)[0])
+    affine = effective_affine(graph, calls_of(graph, name)[0])
     return obstacle_before(graph, layer, name) or _fold(graph, name, layer, "backward", affine)
 
 
@@ -139,12 +106,12 @@ def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
 
 def _identities(graph: Graph, names: dict[str, str]) -> list[str]:
     known = identity_norms(graph)
-    return [name for name in names if all(call in known for call in _calls(graph, name))]
+    return [name for name in names if all(call in known for call in calls_of(graph, name))]
 
 
 def _identity(graph: Graph, name: str) -> Fold:
-    source = identity_norms(graph)[_calls(graph, name)[0]]
-    return _fold(graph, name, graph.owners[source], "none", effective_affine(graph, _calls(graph, name)[0]))
+    source = identity_norms(graph)[calls_of(graph, name)[0]]
+    return _fold(graph, name, graph.owners[source], "none", effective_affine(graph, calls_of(graph, name)[0]))
 
 
 def _forward(
@@ -159,7 +126,9 @@ def _forward(
         allow_new_layers: See `find_folds`.
     """
     following = backward_norms(graph)
-    calls = {calls[0]: name for name in reasons if len(calls := _calls(graph, name)) == 1 and calls[0] not in following}
+    calls = {
+        calls[0]: name for name in reasons if len(calls := calls_of(graph, name)) == 1 and calls[0] not in following
+    }
     ordered = [node for node in graph.nodes if node in calls]
     affines = {node: effective_affine(graph, node) for node in ordered}
     arrivals = forward_norms(

@@ -157,3 +157,16 @@ def test_outputs_of_other_shapes_numbers_or_kinds_are_rejected() -> None:
         assert report.reason is not None
         assert reason in report.reason
         assert verify(Says(a), Says(a), [images(4)]).passed
+
+
+def test_a_norm_after_a_layer_that_cannot_take_it_is_compared_by_itself() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    model = randomised(nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU()))
+    other = copy.deepcopy(model)
+    assert verify(model, other, [images(4)]).proved
+    with torch.no_grad():
+        # A single channel by so little that the outputs would pass.
+        part(other, "1").weight[1] *= 1.0003
+    report = verify(model, other, [images(4)], rtol=1e-2)
+    assert not report.passed
+    assert report.layer == "1"

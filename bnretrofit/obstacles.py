@@ -1,17 +1,53 @@
-"""Why a layer cannot take a norm's scale and shift into its weights, as a sentence."""
+"""Why a norm cannot be folded, or a layer cannot take it into its weights, as a sentence."""
 
+import torch
 from torch import Tensor, fx, nn
 
+from bnretrofit.affine import affine_of
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.layers import LAYER_OPS
-from bnretrofit.surgery import norm_after
+from bnretrofit.norms import is_fixed_norm, is_frozen_norm
+from bnretrofit.standing import Normed
+from bnretrofit.surgery import is_plain_call, norm_after
 
-__all__ = ["has_hooks", "obstacle_after", "obstacle_before"]
+__all__ = ["calls_of", "norm_obstacle", "obstacle_after", "obstacle_before"]
+
+
+def norm_obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
+    """Why a norm has no fixed map, or may not be touched; None if neither."""
+    if not is_fixed_norm(norm):
+        return f"its class {type(norm).__name__} may do more than normalise"
+    if norm.training and not is_frozen_norm(norm):
+        return "it is in training mode, where it normalises by each batch's own statistics; call model.eval() first"
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
+        return "it keeps no running statistics, so it has no fixed scale"
+    if _has_hooks(norm) or any(_has_hooks(holder) for holder in _holders(graph.model, name)):
+        return "it has hooks, which would be lost"
+    affine = affine_of(norm)
+    if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
+        return "its scale or shift is not finite"
+    calls = calls_of(graph, name)
+    if not calls:
+        return "the model never runs it in eval mode"
+    if not all(is_plain_call(graph, node) for node in calls):
+        return "it is not run with its own tensors, its own eps and fixed statistics"
+    return None
+
+
+def calls_of(graph: Graph, name: str) -> list[fx.Node]:
+    """The calls of a norm in the graph."""
+    return [node for node in graph.nodes if graph.owners[node] == name and op_of(node).startswith("aten.batch_norm.")]
+
+
+def _holders(model: nn.Module, name: str) -> list[nn.Module]:
+    """The Normed that holds a norm, if one does."""
+    holder = model.get_submodule(name.rpartition(".")[0])
+    return [holder] if isinstance(holder, Normed) else []
 
 
 def obstacle_before(graph: Graph, layer_name: str, norm_name: str) -> str | None:
     """Why a layer cannot take the norm after it; None if it can."""
-    if has_hooks(graph.model.get_submodule(layer_name)):
+    if _has_hooks(graph.model.get_submodule(layer_name)):
         return _reparametrised(graph, layer_name) or f"'{layer_name}' has hooks, which would see another output"
     for call in _calls(graph, layer_name):
         after = norm_after(call)
@@ -23,14 +59,14 @@ def obstacle_before(graph: Graph, layer_name: str, norm_name: str) -> str | None
 def obstacle_after(graph: Graph, call: fx.Node) -> str | None:
     """Why a layer cannot take a norm before it; None if it can."""
     name = graph.owners[call]
-    if has_hooks(graph.model.get_submodule(name)):
+    if _has_hooks(graph.model.get_submodule(name)):
         return _reparametrised(graph, name) or f"'{name}' after it has hooks, which would see another input"
     if len(_calls(graph, name)) > 1:
         return f"'{name}' after it is called more than once"
     return _obstacle(graph, name)
 
 
-def has_hooks(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody listens to a module's calls; torch has no public way to ask."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for kind in kinds)
