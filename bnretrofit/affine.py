@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Affine", "FixedNorm", "affine_of", "fixed_norm"]
+__all__ = ["Affine", "FixedNorm", "affine_of", "fixed_norm", "padding_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +84,11 @@ def affine_of(norm: nn.Module) -> Affine:
     fixed = fixed_norm(norm)
     scale = fixed.weight.double() / (fixed.var.double() + fixed.eps).sqrt()
     return Affine(scale, fixed.bias.double() - fixed.mean.double() * scale)
+
+
+def padding_value(affine: Affine) -> Tensor:
+    """What has to be padded with before the map for zero to come out of it: (C,), float64; zero where nothing shifts.
+
+    Infinite or NaN for channels that are shifted and scaled by zero.
+    """
+    return torch.where(affine.shift == 0, affine.shift, -affine.shift / affine.scale)

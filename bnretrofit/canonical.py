@@ -79,7 +79,7 @@ class _Absorbed:
 def plain_steps(graph: Graph, left_out: Collection[str] = ()) -> list[Step]:
     """The graph without the norms that are the identity, and without those that are named."""
     named = {norm for norm in plain_norms(graph) if graph.owners[norm] in left_out and sole_source(graph, norm)}
-    return _steps(graph, _Absorbed({*identity_norms(graph), *named}))
+    return _steps(graph, _Absorbed({*identity_norms(graph, same_layout=True), *named}))
 
 
 def absorbed_steps(graph: Graph) -> list[Step]:
@@ -92,20 +92,13 @@ def absorbed_steps(graph: Graph) -> list[Step]:
     }
     rest = {norm: effective_affine(graph, norm) for norm in plain_norms(graph) if norm not in gone | backward}
 
-    def unabsorbable(_norm: fx.Node, place: Arrival) -> str | None:
-        lost = place.padded and bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any())
-        return "the layer after it cannot take it up" if lost or not reads_own_tensors(graph, place.call) else None
+    def unabsorbable(place: Arrival) -> str | None:
+        return None if reads_own_tensors(graph, place.call) else "the layer after it cannot take it up"
 
-    arrived = {
-        norm: place for norm, place in forward_norms(graph, rest, unabsorbable).items() if isinstance(place, Arrival)
-    }
-    before: dict[fx.Node, Affine] = {}
-    for norm in rest:
-        if (place := arrived.get(norm)) is not None:
-            earlier = before.get(place.call)
-            before[place.call] = place.affine if earlier is None else earlier.then(place.affine)
+    forward = forward_norms(graph, rest, unabsorbable)
+    arrived = {norm for norm, place in forward.places.items() if isinstance(place, Arrival)}
     after = {call: norm for norm, call in backward.items()}
-    return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, before, wanted=True))
+    return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, forward.before, wanted=True))
 
 
 def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:

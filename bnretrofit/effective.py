@@ -6,12 +6,12 @@ import torch
 from torch import fx
 
 from bnretrofit.absorbing import absorbed_bias, shifted_bias, weight_factors
-from bnretrofit.affine import Affine
+from bnretrofit.affine import Affine, padding_value
 from bnretrofit.capture import Graph
 from bnretrofit.forwarding import pads_with_zeros
 from bnretrofit.layers import kind_of
 from bnretrofit.norm_calls import effective_affine
-from bnretrofit.standing import ChannelPad, Padded
+from bnretrofit.standing import ChannelPad
 from bnretrofit.weights import Weight
 
 __all__ = ["effective_tensors", "padded_with", "reads_own_tensors", "settings"]
@@ -75,9 +75,11 @@ def padded_with(graph: Graph, call: fx.Node, before: Affine | None) -> list[Weig
         return []
     if before is None:
         return [Weight(name, torch.zeros(int(str(layer.in_channels)), dtype=torch.float64))]
-    return [Weight(name, torch.where(before.shift == 0, before.shift, -before.shift / before.scale))]
+    return [Weight(name, padding_value(before))]
 
 
 def _pad_of(graph: Graph, call: fx.Node) -> ChannelPad | None:
-    parent = graph.model.get_submodule(graph.owners[call].rpartition(".")[0])
-    return parent.pad if isinstance(parent, Padded) else None
+    # Judged by what ran before the call: the padding may have been gone around.
+    source = call.args[0]
+    padding = graph.owner(source) if isinstance(source, fx.Node) and source.op == "call_function" else None
+    return padding if isinstance(padding, ChannelPad) else None

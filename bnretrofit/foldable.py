@@ -1,6 +1,7 @@
 """graph -> Foldable: which norms can be absorbed into a layer beside them, and the sentence for each that cannot."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import fx, nn
 
@@ -23,7 +24,6 @@ OWN_NORM_STAYS = "it is the network's own, and fold takes out what was inserted;
 PADS = (
     "'{}' after it pads with zeros, where the shift would be missing: it would have to be a layer that pads with more"
 )
-NO_PADDING = "'{}' after it pads with zeros, and no other padding of it can stand for the shift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
         if reason is None and isinstance(found[name], str):
             elsewhere[name] = str(found[name])
     found |= {name: _identity(graph, name) for name in _identities(graph, elsewhere)}
-    before: dict[str, Affine] = {}
     rest = {name: why for name, why in elsewhere.items() if isinstance(found[name], str)}
-    found |= _forward(graph, rest, before, allow_new_layers=allow_new_layers)
+    forward, before = _forward(graph, rest, allow_new_layers=allow_new_layers)
+    found |= forward
     kinds = {name: type(norm).__name__ for name, norm in norms.items()}
     folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
     leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
@@ -115,47 +115,40 @@ def _identity(graph: Graph, name: str) -> Fold:
 
 
 def _forward(
-    graph: Graph, reasons: dict[str, str], before: dict[str, Affine], *, allow_new_layers: bool
-) -> dict[str, Fold | str]:
+    graph: Graph, reasons: dict[str, str], *, allow_new_layers: bool
+) -> tuple[dict[str, Fold | str], dict[str, Affine]]:
     """How norms that do not fold backward fold into the layer after them, or both reasons why they do not.
 
     Args:
         graph: The captured model.
         reasons: Why each norm does not fold backward.
-        before: Receives the maps.
         allow_new_layers: See `find_folds`.
+
+    Returns:
+        The decisions, and by layer name what the norms before it do to its input.
     """
     following = backward_norms(graph)
     calls = {
         calls[0]: name for name in reasons if len(calls := calls_of(graph, name)) == 1 and calls[0] not in following
     }
-    ordered = [node for node in graph.nodes if node in calls]
-    affines = {node: effective_affine(graph, node) for node in ordered}
-    arrivals = forward_norms(
-        graph, affines, lambda _norm, place: _unfit(graph, place, allow_new_layers=allow_new_layers)
-    )
+    affines = {node: effective_affine(graph, node) for node in graph.nodes if node in calls}
+    forward = forward_norms(graph, affines, partial(_unfit, graph, allow_new_layers=allow_new_layers))
     found: dict[str, Fold | str] = {}
-    for node in ordered:
-        name, place = calls[node], arrivals[node]
+    for node, name in calls.items():
+        place = forward.places[node]
         if isinstance(place, str):
             found[name] = f"{reasons[name]}; and {place}"
             continue
-        layer = graph.owners[place.call]
-        before[layer] = before[layer].then(place.affine) if layer in before else place.affine
-        fold = _fold(graph, name, layer, "forward", place.affine)
+        fold = _fold(graph, name, graph.owners[place.call], "forward", place.affine)
         found[name] = replace(fold, new_layer=place.padded and bool(place.affine.shift.count_nonzero()))
-    return found
+    return found, {graph.owners[call]: affine for call, affine in forward.before.items()}
 
 
 def _unfit(graph: Graph, place: Arrival, *, allow_new_layers: bool) -> str | None:
     if place.padded and bool(place.affine.shift.count_nonzero()):
-        name = graph.owners[place.call]
-        if not allow_new_layers:
-            return PADS.format(name)
-        # What is padded with v arrives as scale * v + shift, which must be the zero that was padded with.
         stock = type(graph.owner(place.call)) in STOCK_CONVS and op_of(place.call).endswith(".default")
-        if not stock or bool(((place.affine.scale == 0) & (place.affine.shift != 0)).any()):
-            return NO_PADDING.format(name)
+        if not allow_new_layers or not stock:
+            return PADS.format(graph.owners[place.call])
     return obstacle_after(graph, place.call)
 
 

@@ -6,13 +6,16 @@ A norm that `insert` put in is unwrapped; a network's own becomes nn.Identity, s
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bnretrofit.absorbing import absorb
-from bnretrofit.affine import Affine, affine_of
-from bnretrofit.batches import Batch, dtype_of
+from bnretrofit.affine import Affine, affine_of, padding_value
+from bnretrofit.batches import Batch, as_call, device_of, dtype_of, map_tensors
 from bnretrofit.capture import Graph, TensorUse, capture, op_of
 from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, replace_module, share_copy
@@ -91,7 +94,44 @@ def fold(
     same = compare_graphs(folded.before, folded.after)
     if not same.same_operators or not same.tensor_error <= tolerance_for(dtype_of(model)).tensor:
         raise VerificationError("the folded model is not the same function", where=same.layer, why=same.difference)
+    if any(found.direction == "forward" for found in folded.plan.folds):
+        # Fold and comparison follow a norm by the same rules: outputs are the judge of those.
+        _require_close(model, folded.model, example)
     return independent_copy(folded.model)
+
+
+def _require_close(model: nn.Module, folded: nn.Module, example: Batch) -> None:
+    """Run both on random inputs, also of another size if the model takes it: it may pad at some sizes only."""
+    generator = torch.Generator().manual_seed(0)
+    device, tolerance = device_of(model), tolerance_for(dtype_of(model))
+    networks = [share_copy(network, buffers=False).eval() for network in (model, folded)]
+
+    def drawn(tensor: Tensor, more: int) -> Tensor:
+        if not tensor.dtype.is_floating_point:
+            return tensor
+        shape = [size + more if dim > 1 and tensor.dim() > 2 else size for dim, size in enumerate(tensor.shape)]
+        return torch.randn(shape, generator=generator).to(device, tensor.dtype)
+
+    for more in (0, 1):
+        args, kwargs = as_call(map_tensors(partial(drawn, more=more), example))
+        try:
+            wanted, found = (_outputs(network, args, kwargs) for network in networks)
+        except (RuntimeError, ValueError, AssertionError):
+            if more:
+                return
+            raise
+        for mine, other in zip(wanted, found, strict=True):
+            error = float((mine - other).abs().max())
+            if not error <= tolerance.rtol * float(mine.abs().max()) + tolerance.atol:
+                why = f"outputs differ by {error:.3g} on random inputs of {'another' if more else 'the same'} size"
+                raise VerificationError("the folded model is not the same function", why=why)
+
+
+def _outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    args, kwargs = map_tensors(torch.clone, (args, kwargs))
+    with torch.inference_mode():
+        found = model(*args, **kwargs)
+    return [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +161,10 @@ def fold_captured(
     if not force:
         _refuse_explosions(plan)
     copy = _folded(share_copy(model), foldable)
-    if hasattr(copy, PLAN_ATTRIBUTE):
-        delattr(copy, PLAN_ATTRIBUTE)
+    for part in copy.modules():
+        # A part may have been retrofitted in its place.
+        if hasattr(part, PLAN_ATTRIBUTE):
+            delattr(part, PLAN_ATTRIBUTE)
     if like is None:
         return FoldedModel(copy, plan, before, capture(copy, example))
     twin = capture(like, example)
@@ -200,8 +242,7 @@ def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> No
 
 def _padded(model: nn.Module, layer: nn.Module, before: Affine) -> nn.Module:
     weight = layer.get_parameter("weight")
-    value = torch.where(before.shift == 0, before.shift, -before.shift / before.scale)
-    return replace_module(model, layer, Padded(layer, value.to(weight.device, weight.dtype)))
+    return replace_module(model, layer, Padded(layer, padding_value(before).to(weight.device, weight.dtype)))
 
 
 def _without(model: nn.Module, norm: nn.Module) -> nn.Module:

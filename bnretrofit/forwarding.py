@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from bnretrofit.affine import Affine
 from bnretrofit.capture import Graph, op_of
+from bnretrofit.hooks import has_hooks
 from bnretrofit.layers import LAYER_OPS, kind_of
 
 __all__ = ["Arrival", "arrival", "pads_with_zeros"]
@@ -67,6 +68,8 @@ def arrival(graph: Graph, norm: fx.Node, affine: Affine, *, folded: Collection[f
             return _arrived(graph, before, node, state)
         if node in folded and node.args[0] is before:
             continue
+        if has_hooks(graph.owner(node)):
+            return f"{graph.place(node)} after it has hooks, which would see another value"
         passed = _passed(node, before, state)
         if passed is None:
             return f"{op_of(node)} in {graph.place(node)} stands between it and the next layer"
@@ -115,7 +118,11 @@ def _maximises(node: fx.Node, scale: Tensor) -> bool:
 
 
 def _reflects(node: fx.Node) -> bool:
-    return op_of(node).startswith("aten.pad.") and len(node.args) > 2 and str(node.args[2]) != "constant"
+    if not op_of(node).startswith("aten.pad.") or len(node.args) < 3 or str(node.args[2]) == "constant":
+        return False
+    # Sides of the spatial dimensions alone: unbatched inputs are padded along their channels too.
+    sides: Any = node.args[1]
+    return bool(len(sides) // 2 <= node.meta["val"].dim() - 2)
 
 
 def _constant_beyond_channels(state: list[Tensor]) -> list[Tensor] | None:

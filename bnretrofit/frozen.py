@@ -59,11 +59,21 @@ def _matched(node: fx.Node, names: Callable[[fx.Node], str | None]) -> tuple[Any
     mean, same_scale = _operands(moved, "aten.mul.Tensor")
     if same_scale is None or same_scale is not scale or not isinstance(eps, float):
         return None
-    tensors = [_operands(reshaped, "aten.reshape.default")[0] for reshaped in (weight, bias, mean, var)]
+    reshapes = [_operands(reshaped, "aten.reshape.default") for reshaped in (weight, bias, mean, var)]
+    # Along dimension 1 of an image: on another rank, the same arithmetic is along another dimension.
+    images = all(shape == [1, -1, 1, 1] for _, shape in reshapes) and _shape(source) == _shape(node)
+    if not images or len(_shape(node)) != 4:
+        return None
+    tensors = [tensor for tensor, _ in reshapes]
     held = [names(tensor) if isinstance(tensor, fx.Node) else None for tensor in tensors]
     holder = (held[0] or "").rpartition(".")[0]
     wanted = [f"{holder}.{leaf}".lstrip(".") for leaf in LEAVES]
     return (source, tensors, eps) if held == wanted and isinstance(source, fx.Node) else None
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return tuple(getattr(value, "shape", ()))
 
 
 def _operands(node: Any, op: str, count: int = 2) -> tuple[Any, ...]:

@@ -1,10 +1,13 @@
 """The BatchNorms of a captured graph: which are the identity, which follow a layer, and which are read by one."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import torch
 from torch import fx
 
-from bnretrofit.affine import Affine, affine_of
+from bnretrofit.affine import Affine, affine_of, padding_value
+from bnretrofit.aliases import is_private, is_undisturbed
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.forwarding import Arrival, arrival
 from bnretrofit.identity import identity_channels, kernel_is_exact
@@ -12,7 +15,15 @@ from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norms import ChannelsLastBatchNorm1d
 from bnretrofit.surgery import is_plain_call, norm_after
 
-__all__ = ["backward_norms", "effective_affine", "forward_norms", "identity_norms", "plain_norms", "sole_source"]
+__all__ = [
+    "Forward",
+    "backward_norms",
+    "effective_affine",
+    "forward_norms",
+    "identity_norms",
+    "plain_norms",
+    "sole_source",
+]
 
 
 def plain_norms(graph: Graph) -> list[fx.Node]:
@@ -31,13 +42,19 @@ def sole_source(graph: Graph, norm: fx.Node) -> fx.Node | None:
     return source if norm_after(source) is norm else None
 
 
-def identity_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
-    """Norms that are the running kernel's exact identity, each with the call that it alone reads."""
+def identity_norms(graph: Graph, *, same_layout: bool = False) -> dict[fx.Node, fx.Node]:
+    """Norms that are the running kernel's exact identity, each with the call that it alone reads.
+
+    Args:
+        graph: The captured model.
+        same_layout: Only those whose result lies in memory as their input does: in another layout, the next kernel may
+            round in another order.
+    """
     known: dict[str, bool] = {}
     found = {}
     for norm in plain_norms(graph):
         source, name = sole_source(graph, norm), graph.owners[norm]
-        if source is None:
+        if source is None or not is_private(source) or (same_layout and not _keeps_layout(norm)):
             continue
         if name not in known:
             module = graph.owner(norm)
@@ -45,6 +62,11 @@ def identity_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
         if known[name]:
             found[norm] = source
     return found
+
+
+def _keeps_layout(norm: fx.Node) -> bool:
+    source = norm.args[0]
+    return isinstance(source, fx.Node) and source.meta["val"].stride() == norm.meta["val"].stride()
 
 
 def backward_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
@@ -61,29 +83,65 @@ def backward_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
     return found
 
 
-def forward_norms(
-    graph: Graph, norms: Mapping[fx.Node, Affine], obstacle: Callable[[fx.Node, Arrival], str | None]
-) -> dict[fx.Node, Arrival | str]:
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Norms followed to the layers after them.
+
+    Attributes:
+        places: For each norm where it arrives, or why it stays, as a sentence.
+        before: For each layer's call that norms arrive at, what they do to its input together.
+    """
+
+    places: dict[fx.Node, Arrival | str]
+    before: dict[fx.Node, Affine]
+
+
+def forward_norms(graph: Graph, norms: Mapping[fx.Node, Affine], obstacle: Callable[[Arrival], str | None]) -> Forward:
     """Follow norms to the layers after them.
 
     Args:
         graph: The captured model.
         norms: Calls of norms, in the order in which they run, with their maps.
         obstacle: Why a layer cannot take what arrives, as a sentence; None if it can.
-
-    Returns:
-        For each norm where it arrives, or why it stays.
     """
     found: dict[fx.Node, Arrival | str] = {}
     folded = set(identity_norms(graph))
     # From the last: a norm passes through later ones if those are folded.
     for norm in reversed(list(norms)):
-        place = arrival(graph, norm, norms[norm], folded=folded)
-        reason = place if isinstance(place, str) else obstacle(norm, place)
+        place = _arrival(graph, norm, norms[norm], folded)
+        reason = place if isinstance(place, str) else obstacle(place)
         if reason is None:
             folded.add(norm)
         found[norm] = place if reason is None else reason
-    return found
+    before: dict[fx.Node, Affine] = {}
+    for norm in norms:
+        place = found[norm]
+        if isinstance(place, Arrival):
+            before[place.call] = before[place.call].then(place.affine) if place.call in before else place.affine
+    for norm, place in found.items():
+        if isinstance(place, Arrival) and place.padded and not _can_be_padded(graph, place.call, before[place.call]):
+            found[norm] = (
+                f"'{graph.owners[place.call]}' after it pads with zeros, and no other padding can stand for the shift"
+            )
+    arrived = {place.call for place in found.values() if isinstance(place, Arrival)}
+    return Forward(found, {call: affine for call, affine in before.items() if call in arrived})
+
+
+def _arrival(graph: Graph, norm: fx.Node, affine: Affine, folded: set[fx.Node]) -> Arrival | str:
+    source = norm.args[0]
+    # Without the norm, the layer reads what it read: now, or after a change in place.
+    alone = sole_source(graph, norm)
+    private = alone is not None and is_private(alone)
+    if not private and not (isinstance(source, fx.Node) and is_undisturbed(graph, source, norm)):
+        return "what it reads is changed in place"
+    return arrival(graph, norm, affine, folded=folded)
+
+
+def _can_be_padded(graph: Graph, call: fx.Node, affine: Affine) -> bool:
+    """Whether a layer can be padded with what the norms before it would make zero: a finite number of its own dtype."""
+    weight = graph.tensor(call.args[1])
+    dtype = torch.float32 if weight is None else weight.tensor.dtype
+    return bool(torch.isfinite(padding_value(affine).to(dtype)).all())
 
 
 def effective_affine(graph: Graph, norm: fx.Node) -> Affine:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, fx, nn
 
-from bnretrofit.affine import affine_of
+from bnretrofit.affine import affine_of, fixed_norm
 from bnretrofit.capture import Graph, op_of
+from bnretrofit.hooks import has_hooks
 from bnretrofit.layers import LAYER_OPS
 from bnretrofit.norms import is_fixed_norm, is_frozen_norm
 from bnretrofit.standing import Normed
@@ -21,16 +22,21 @@ def norm_obstacle(graph: Graph, name: str, norm: nn.Module) -> str | None:
         return "it is in training mode, where it normalises by each batch's own statistics; call model.eval() first"
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it keeps no running statistics, so it has no fixed scale"
-    if _has_hooks(norm) or any(_has_hooks(holder) for holder in _holders(graph.model, name)):
+    if has_hooks(norm) or any(has_hooks(holder) for holder in _holders(graph.model, name)):
         return "it has hooks, which would be lost"
     affine = affine_of(norm)
-    if not bool(torch.isfinite(affine.scale).all() and torch.isfinite(affine.shift).all()):
-        return "its scale or shift is not finite"
+    fixed = fixed_norm(norm)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (affine.scale, affine.shift, fixed.mean, fixed.var)):
+        return "its statistics, scale or shift are not finite"
     calls = calls_of(graph, name)
     if not calls:
         return "the model never runs it in eval mode"
     if not all(is_plain_call(graph, node) for node in calls):
         return "it is not run with its own tensors, its own eps and fixed statistics"
+    held = (*norm._parameters.values(), *norm._buffers.values())
+    users = {user for tensor in held if tensor is not None for user in graph.uses(tensor)} - set(calls)
+    if users:
+        return f"its tensors are also used in {graph.place(users.pop())}"
     return None
 
 
@@ -47,7 +53,7 @@ def _holders(model: nn.Module, name: str) -> list[nn.Module]:
 
 def obstacle_before(graph: Graph, layer_name: str, norm_name: str) -> str | None:
     """Why a layer cannot take the norm after it; None if it can."""
-    if _has_hooks(graph.model.get_submodule(layer_name)):
+    if has_hooks(graph.model.get_submodule(layer_name)):
         return _reparametrised(graph, layer_name) or f"'{layer_name}' has hooks, which would see another output"
     for call in _calls(graph, layer_name):
         after = norm_after(call)
@@ -59,17 +65,11 @@ def obstacle_before(graph: Graph, layer_name: str, norm_name: str) -> str | None
 def obstacle_after(graph: Graph, call: fx.Node) -> str | None:
     """Why a layer cannot take a norm before it; None if it can."""
     name = graph.owners[call]
-    if _has_hooks(graph.model.get_submodule(name)):
+    if has_hooks(graph.model.get_submodule(name)):
         return _reparametrised(graph, name) or f"'{name}' after it has hooks, which would see another input"
     if len(_calls(graph, name)) > 1:
         return f"'{name}' after it is called more than once"
     return _obstacle(graph, name)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody listens to a module's calls; torch has no public way to ask."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
 
 
 def _calls(graph: Graph, layer_name: str) -> list[fx.Node]:

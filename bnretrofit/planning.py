@@ -132,6 +132,8 @@ def _call_obstacle(graph: Graph, name: str, weight: nn.Parameter, calls: list[fx
             return (
                 "its weight is changed before it is used (standardised or masked), so no scale can be absorbed into it"
             )
+    if any(graph.owners.get(user) == name for node in calls for user in node.users):
+        return "its class does more with its output than convolve or multiply, and a norm could not stand between"
     if len({node.meta["val"].dim() for node in calls}) > 1:
         return "it is called on inputs of different ranks, which no single BatchNorm takes"
     parent = graph.model.get_submodule(name.rpartition(".")[0])

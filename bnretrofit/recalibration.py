@@ -99,7 +99,10 @@ def _variance(norm: Any) -> Tensor:
 def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, progress: Callable[[], object]) -> float:
     """Measure all norms once and set what was measured; returns the largest relative change of a scale or mean."""
     moments: dict[str, Moments] = {}
-    handles = [norm.register_forward_pre_hook(_collector(name, norm, moments)) for name, norm in norms.items()]
+    handles = [
+        norm.register_forward_pre_hook(_collector(name, norm, moments), with_kwargs=True)
+        for name, norm in norms.items()
+    ]
     try:
         for batch in batches:
             args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
@@ -111,12 +114,13 @@ def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, progr
     return max((_set(name, norms[name], gathered.stats()) for name, gathered in moments.items()), default=0.0)
 
 
-def _collector(name: str, norm: nn.Module, moments: dict[str, Moments]) -> Callable[[nn.Module, Any], None]:
+def _collector(name: str, norm: nn.Module, moments: dict[str, Moments]) -> Callable[[nn.Module, Any, Any], None]:
     channel_dim = -1 if isinstance(norm, ChannelsLastBatchNorm1d) else 1
 
-    def collect(_norm: nn.Module, inputs: Any) -> None:
-        gathered = moments.setdefault(name, Moments(inputs[0].shape[channel_dim]))
-        gathered.add_samples(*sample_moments(inputs[0], channel_dim))
+    def collect(_norm: nn.Module, inputs: Any, named: Any) -> None:
+        read: Tensor = [*inputs, *named.values()][0]
+        gathered = moments.setdefault(name, Moments(read.shape[channel_dim]))
+        gathered.add_samples(*sample_moments(read, channel_dim))
 
     return collect
 
@@ -132,6 +136,9 @@ def _set(name: str, norm: Any, stats: ChannelStats) -> float:
     before_mean, before = norm.running_mean.double(), _variance(norm).double()
     norm.running_mean.copy_(stats.mean)
     norm.running_var.copy_(stats.unbiased_var)
+    if not bool(torch.isfinite(norm.running_var).all() and torch.isfinite(norm.running_mean).all()):
+        why = f"they overflow {norm.running_var.dtype}"
+        raise InputRejectedError("the norm's statistics cannot be held", where=name, why=why, remedy="use float32")
     now = _variance(norm).double()
     # In standard deviations of the channel, as the norm sees it.
     moved = (norm.running_mean.double() - before_mean).abs() / now.sqrt()

@@ -159,7 +159,7 @@ class Fold:
     def reason(self) -> str:
         """Why it folds, as a sentence."""
         if self.direction == "none":
-            return "it is the identity, and nothing else reads what it reads"
+            return "it is the identity, and nothing else reads what it reads or changes it"
         where = "before" if self.direction == "backward" else "after"
         return f"it is absorbed into '{self.layer}' {where} it"
 

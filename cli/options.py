@@ -50,6 +50,13 @@ class Floats(click.ParamType[tuple[float, ...]]):
             self.fail(f"'{value}' is no number or list of numbers", param, ctx)
 
 
+submodule_option = click.option(
+    "--submodule",
+    default="",
+    metavar="NAME",
+    help="Work on this part of the model alone, fed the images: a backbone.",
+)
+
 model_options = stacked(
     click.option(
         "-m",
@@ -60,6 +67,7 @@ model_options = stacked(
         "--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier, where not the library's."
     ),
     click.option("--trust-code", is_flag=True, help="Permit running FILE.py for its factory."),
+    submodule_option,
 )
 
 layer_options = stacked(
@@ -166,6 +174,7 @@ def model_choice(options: dict[str, Any], name: str | None = None) -> Any:
         weights=options.get("weights"),
         num_classes=options["num_classes"],
         trust_code=options["trust_code"],
+        submodule=options["submodule"],
     )
 
 

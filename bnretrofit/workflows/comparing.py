@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bnretrofit.batches import checked_device
@@ -12,9 +13,10 @@ from bnretrofit.checkpoints import read_header
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
+from bnretrofit.errors import UsageError
 from bnretrofit.verification import RANDOM_SAMPLES, verify_labelled
 from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of, notes_on
-from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
+from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
 __all__ = ["Compared", "compare", "verify_checkpoints"]
 
@@ -92,18 +94,49 @@ def verify_checkpoints(
         example = example_for(preprocessing, left)
         example = example.expand(RANDOM_SAMPLES, *example.shape[1:])
         report = verify_labelled(left, right, [], rtol=rtol, atol=atol, example=example)
+        report = _with_the_rest(report, first, second)
         return Compared(report, None, (*notes, "no images were given (-d): random inputs alone were tried"))
     batches = batches_of(images, preprocessing)
     compared = compare(left, right, batches, rtol=rtol, atol=atol)
-    return replace(compared, notes=(*notes, *notes_on(batches)))
+    report = _with_the_rest(compared.report, first, second)
+    return replace(compared, report=report, notes=(*notes, *notes_on(batches)))
 
 
 def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:
     """Open two files; one that does not say what it is, is what the other says."""
     if models[0].name is None and read_header(a) is None:
         second = open_model(b, models[1])
-        return open_model(a, replace(models[0], name=str(second.name))), second
+        return _same_part(open_model(a, replace(models[0], name=str(second.name))), second)
     first = open_model(a, models[0])
     if models[1].name is None and read_header(b) is None:
-        return first, open_model(b, replace(models[1], name=str(first.name)))
-    return first, open_model(b, models[1])
+        return _same_part(first, open_model(b, replace(models[1], name=str(first.name))))
+    return _same_part(first, open_model(b, models[1]))
+
+
+def _same_part(first: Opened, second: Opened) -> tuple[Opened, Opened]:
+    """The part that one file says it was made of, in both."""
+    names = {first.submodule, second.submodule} - {""}
+    if len(names) > 1:
+        raise UsageError(
+            "the files were made of different parts of the model", why=f"of {' and of '.join(sorted(names))}"
+        )
+    name = "".join(names)
+    return tuple(opened if opened.submodule == name else part_of(opened, name) for opened in (first, second))  # type: ignore[return-value]
+
+
+def _with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
+    """The report on a part, failed if the models differ outside it."""
+    if first.whole is None or second.whole is None:
+        return report
+    inside = f"{first.submodule}."
+    a, b = (
+        {name: tensor for name, tensor in opened.whole.state_dict().items() if not name.startswith(inside)}  # type: ignore[union-attr]
+        for opened in (first, second)
+    )
+    other = next(
+        (name for name in [*a, *b] if name not in a or name not in b or not torch.equal(a[name], b[name])), None
+    )
+    if other is None:
+        return report
+    why = f"the tensor '{other}' outside '{first.submodule}' differs"
+    return replace(report, passed=False, proved=False, reason=why, difference=why, layer=other.rpartition(".")[0])

@@ -117,7 +117,7 @@ def fold_checkpoint(
     def header() -> dict[str, Any]:
         return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, changes=changes, plan=left)
 
-    with PendingOutput(output, folded.model.state_dict(), header, overwrite=overwrite) as pending:
+    with PendingOutput(output, opened.tensors_with(folded.model), header, overwrite=overwrite) as pending:
         compared = _compared(network, folded, example, batches)
         report = compared.report
         if not report.passed and not choice.force:

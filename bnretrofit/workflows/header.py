@@ -52,6 +52,7 @@ def header_for(
         "stage": stage,
         "model": model,
         "num_classes": source.num_classes,
+        "submodule": source.submodule,
         "preprocessing": preprocessing.to_json(),
         "plan": None if plan is None else plan.to_json(),
         "folded": changes.to_json(),

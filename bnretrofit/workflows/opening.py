@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.checkpoints import Checkpoint, read
+from bnretrofit.choices import nearest
+from bnretrofit.copies import replace_module, share_copy
 from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
@@ -15,7 +17,7 @@ from bnretrofit.workflows.restoring import has_meta_tensors, load, plan_shown_by
 from bnretrofit.workflows.written import Changes, Written, what_is_written
 from bnretrofit.zoo import ModelName, build, parse_model
 
-__all__ = ["ModelChoice", "Opened", "architecture", "counterpart", "example_for", "open_model"]
+__all__ = ["ModelChoice", "Opened", "architecture", "counterpart", "example_for", "open_model", "part_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class ModelChoice:
         num_classes: Outputs of the classifier, where not the library's.
         trust_code: Permit running a Python file.
         otherwise: Its name where neither `name` nor a header says it: a plan file's.
+        submodule: The part of it that is meant, by module name; empty for all of it.
     """
 
     name: str | None = None
@@ -35,6 +38,7 @@ class ModelChoice:
     num_classes: int | None = None
     trust_code: bool = False
     otherwise: str | None = None
+    submodule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Opened:
     """A model with all that is known of it.
 
     Attributes:
-        model: In eval mode, on the CPU.
+        model: In eval mode, on the CPU; the part that is meant, where that is not all of it.
         name: Which architecture.
         preprocessing: Of its images.
         stage: "original", "retrofitted" or "folded".
@@ -51,6 +55,8 @@ class Opened:
         num_classes: As it was built.
         changes: What folding changed in the architecture.
         notes: What was assumed, to be told to the user.
+        submodule: The name of the part that is meant; empty for all.
+        whole: All of it, where `model` is a part.
     """
 
     model: nn.Module
@@ -62,6 +68,15 @@ class Opened:
     num_classes: int | None = None
     changes: Changes = field(default_factory=Changes)
     notes: tuple[str, ...] = ()
+    submodule: str = ""
+    whole: nn.Module | None = None
+
+    def tensors_with(self, part: nn.Module) -> dict[str, Tensor]:
+        """All tensors of the model, with another module in place of `model`."""
+        if self.whole is None:
+            return part.state_dict()
+        copy = share_copy(self.whole)
+        return replace_module(copy, copy.get_submodule(self.submodule), part).state_dict()
 
 
 def architecture(choice: ModelChoice) -> Opened:
@@ -75,7 +90,8 @@ def architecture(choice: ModelChoice) -> Opened:
     name = parse_model(choice.name)
     built = build(name, num_classes=choice.num_classes, trust_code=choice.trust_code, device="meta")
     notes = (name.note,) if name.note else ()
-    return Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
+    opened = Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
+    return part_of(opened, choice.submodule)
 
 
 def counterpart(opened: Opened, like: str | None, *, trust_code: bool) -> Opened | None:
@@ -84,6 +100,8 @@ def counterpart(opened: Opened, like: str | None, *, trust_code: bool) -> Opened
     Raises:
         UsageError: None is known by that name.
     """
+    if like is not None and opened.submodule:
+        raise UsageError("--like and --submodule exclude each other", why="the other architecture is one of the whole")
     return None if like is None else architecture(ModelChoice(like, None, opened.num_classes, trust_code))
 
 
@@ -128,6 +146,21 @@ def example_for(preprocessing: Preprocessing, model: nn.Module) -> Tensor:
     return torch.zeros(1, channels, height or 224, width or 224, device=parameter.device)
 
 
+def part_of(opened: Opened, name: str) -> Opened:
+    """A model with one of its modules as what is meant; the model itself for an empty name.
+
+    Raises:
+        UsageError: The model has no such module.
+    """
+    if not name:
+        return opened
+    known = [known for known, _ in opened.model.named_modules() if known]
+    if name not in known:
+        hint = nearest(name, known) or None
+        raise UsageError(f"the model has no submodule '{name}'", where=str(opened.name), remedy=hint)
+    return replace(opened, model=opened.model.get_submodule(name), submodule=name, whole=opened.model)
+
+
 def _pretrained(choice: ModelChoice) -> Opened:
     if choice.weights is None:
         raise UsageError(
@@ -138,7 +171,8 @@ def _pretrained(choice: ModelChoice) -> Opened:
     name = parse_model(choice.name)
     built = build(name, weights=choice.weights, num_classes=choice.num_classes, trust_code=choice.trust_code)
     notes = (name.note,) if name.note else ()
-    return Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
+    opened = Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
+    return part_of(opened, choice.submodule)
 
 
 def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) -> Opened:
@@ -152,7 +186,10 @@ def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) 
             notes.append(f"the file says it is {written.model}; it was opened as {asked}")
         else:
             notes.append(f"the file says it is {written.model}; -m {choice.name} was not used")
-    choice = replace(choice, num_classes=written.num_classes)
+    if choice.submodule and choice.submodule != written.submodule:
+        meant = f"'{written.submodule}'" if written.submodule else "all of it"
+        notes.append(f"the file was made of {meant}; --submodule {choice.submodule} was not used")
+    choice = replace(choice, num_classes=written.num_classes, submodule=written.submodule)
     return replace(_loaded(name, checkpoint, choice, tuple(notes), written), preprocessing=written.preprocessing)
 
 
@@ -160,25 +197,30 @@ def _loaded(
     name: ModelName, checkpoint: Checkpoint, choice: ModelChoice, notes: tuple[str, ...], written: Written | None = None
 ) -> Opened:
     """Build the architecture on the meta device and give it the file's tensors; for real, where some stay on meta."""
-    model, preprocessing, plan, stage = _restored(name, checkpoint, choice, written, "meta")
-    if has_meta_tensors(model):
-        model, preprocessing, plan, stage = _restored(name, checkpoint, choice, written, "cpu")
-    if plan is not None and stage == "retrofitted":
-        record_plan(model, plan)
-    changes = Changes() if written is None else written.changes
-    return Opened(model.eval(), name, preprocessing, stage, checkpoint, plan, choice.num_classes, changes, notes)
+    opened = _restored(name, checkpoint, choice, written, "meta")
+    if has_meta_tensors(opened.model if opened.whole is None else opened.whole):
+        opened = _restored(name, checkpoint, choice, written, "cpu")
+    if opened.plan is not None and opened.stage == "retrofitted":
+        record_plan(opened.model, opened.plan)
+    opened.model.eval()
+    return replace(opened, checkpoint=checkpoint, notes=notes)
 
 
 def _restored(
     name: ModelName, checkpoint: Checkpoint, choice: ModelChoice, written: Written | None, device: str
-) -> tuple[nn.Module, Preprocessing, Plan | None, str]:
+) -> Opened:
     built = build(name, num_classes=choice.num_classes, trust_code=choice.trust_code, device=device)
-    plan, stage, changes = None, "original", Changes()
+    opened = Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes)
+    opened = part_of(opened, choice.submodule)
     if written is not None:
-        plan, stage, changes = written.plan, written.stage, written.changes
+        opened = replace(opened, plan=written.plan, stage=written.stage, changes=written.changes)
     else:
-        plan = plan_shown_by_keys(checkpoint, built.model, example_for(built.preprocessing, built.model))
-        stage = "original" if plan is None else "retrofitted"
-    model = restructured(built.model, plan, changes)
-    load(model, checkpoint, name)
-    return model, built.preprocessing, plan, stage
+        example = example_for(built.preprocessing, built.model)
+        plan = plan_shown_by_keys(checkpoint, opened.model, example, opened.submodule)
+        opened = replace(opened, plan=plan, stage="original" if plan is None else "retrofitted")
+    part = restructured(opened.model, opened.plan, opened.changes)
+    if opened.whole is not None:
+        replace_module(opened.whole, opened.model, part)
+    opened = replace(opened, model=part)
+    load(part if opened.whole is None else opened.whole, checkpoint, name)
+    return opened

@@ -21,14 +21,22 @@ from bnretrofit.zoo import ModelName, similar_models
 __all__ = ["has_meta_tensors", "load", "plan_shown_by_keys", "restructured"]
 
 
-def plan_shown_by_keys(checkpoint: Checkpoint, model: nn.Module, example: Tensor) -> Plan | None:
+def plan_shown_by_keys(checkpoint: Checkpoint, model: nn.Module, example: Tensor, submodule: str = "") -> Plan | None:
     """The plan with which a file without a header was retrofitted, as its keys show it; None if they show none.
 
     A network's own modules may bear the same names: those are in the stock architecture.
+
+    Args:
+        checkpoint: The file.
+        model: The stock architecture, or the part of it that is meant.
+        example: One batch.
+        submodule: The name of that part; empty for all.
     """
+    prefix = f"{submodule}." if submodule else ""
     suffix = ".norm.running_mean"
     own = dict(model.named_modules())
-    names = [key.removesuffix(suffix) for key in checkpoint.tensors if key.endswith(suffix)]
+    keys = [key.removeprefix(prefix) for key in checkpoint.tensors if key.startswith(prefix) and key.endswith(suffix)]
+    names = [key.removesuffix(suffix) for key in keys]
     names = [name for name in names if name in own and f"{name}.norm" not in own]
     layers = [name for name in names if kind_of(own[name]) is not None]
     if layers:

@@ -107,7 +107,7 @@ def retrofit_checkpoint(
         plan=plan,
         calibration=_calibration(batches, images.seed),
     )
-    write(output, result.state_dict(), header, overwrite=overwrite)
+    write(output, opened.tensors_with(result), header, overwrite=overwrite)
     used = len(batches.files.paths) - len(batches.bad)
     return Retrofitted(plan, name, preprocessing, used, report, output, (*opened.notes, *notes_on(batches)))
 

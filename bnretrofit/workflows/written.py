@@ -43,6 +43,7 @@ class Written:
     preprocessing: Preprocessing
     plan: Plan | None
     changes: Changes = field(default_factory=Changes)
+    submodule: str = ""
 
 
 def what_is_written(checkpoint: Checkpoint) -> Written | None:
@@ -67,12 +68,19 @@ def what_is_written(checkpoint: Checkpoint) -> Written | None:
             Preprocessing.from_json(header["preprocessing"]),
             None if header["plan"] is None else Plan.from_json(header["plan"]),
             Changes(*(_names(header["folded"][key]) for key in ("identities", "biases", "padded"))),
+            _text(header["submodule"]),
         )
     except (KeyError, TypeError, ValueError, InputRejectedError) as error:
         why = str(error) if isinstance(error, InputRejectedError) else f"{type(error).__name__}: {error}"
         raise InputRejectedError(
             "the file's bnretrofit header is damaged", where=str(checkpoint.path), why=why
         ) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name is no text")
+    return value
 
 
 def _names(value: Any) -> tuple[str, ...]:

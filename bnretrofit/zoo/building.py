@@ -4,6 +4,7 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -85,6 +86,9 @@ def _torchvision(model: ModelName, weights: str | None, options: dict[str, Any])
             f"torchvision has no weights '{weights}' for {model.name}", remedy=nearest(weights, list(enum.__members__))
         )
     chosen = None if weights is None else enum[weights] if weights in enum.__members__ else enum.DEFAULT
+    if chosen is None and "weights_backbone" in signature(models.get_model_builder(model.name)).parameters:
+        # Detectors and segmentation networks would download their backbone's weights otherwise.
+        options = {**options, "weights_backbone": None}
     built = models.get_model(model.name, weights=chosen, **options)
     config = getattr((chosen or enum.DEFAULT).transforms, "keywords", {})
     crop = config.get("crop_size")

@@ -47,7 +47,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Fold every BatchNorm of CHECKPOINT into the weights before it.
+    """Fold every BatchNorm of CHECKPOINT into the weights before or after it.
 
     What retrofit inserted is taken out again, and the keys are the original's; in any other network its own norms are
     folded. What cannot be folded stays, and is named.

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from ..console import emit_json, note, results_only
-from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked
+from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked, submodule_option
 from ..tree import plan_text
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -16,6 +16,7 @@ options = stacked(
         "--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier, where not the library's."
     ),
     click.option("--trust-code", is_flag=True, help="Permit running FILE.py for its factory."),
+    submodule_option,
     layer_options,
     click.option(
         "--img-size", type=click.IntRange(min=1), help="Side of the example input, instead of the model's own."

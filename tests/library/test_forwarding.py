@@ -183,7 +183,7 @@ def test_no_new_layer_stands_for_a_channel_that_is_scaled_by_zero() -> None:
     with torch.no_grad():
         part(model, "0").weight[0] = 0.0
     (left,) = make_fold_plan(model, x, allow_new_layers=True).leaves
-    assert "no other padding of it can stand for the shift" in left.reason
+    assert "no other padding can stand for the shift" in left.reason
 
 
 def test_a_wrong_arrival_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnretrofit import retrofit, verify
 from tests.library.networks import chain, conv_then, images, input_of
-from tests.library.observing import part
+from tests.library.observing import part, randomised
 
 LAYERS = ("0", "4", "8", "11")
 
