@@ -7,8 +7,10 @@ import gc
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -104,14 +106,16 @@ def capture(model: nn.Module, example: Batch, *, training: bool = False) -> Grap
     copy = share_copy(model).train(training)
     args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model)), example))
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _without_collection():
+        # When export fails it prints all of the graph so far.
+        with warnings.catch_warnings(), torch.no_grad(), _without_collection(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             program = torch.export.export(copy, args, kwargs, strict=False)
     except Exception as error:
         raise InputRejectedError(
             f"the {type(model).__name__} cannot be captured by torch.export",
             why=_first_line(error),
-            remedy="check that the example is what the model takes, and that forward does not branch on tensor values",
+            remedy="check that the example is what the model takes, and that forward does not branch on tensor values; "
+            "a part of the model may be captured where all of it is not",
         ) from error
     return _graph_of(copy, program)
 
@@ -142,7 +146,7 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {shorten(lines[0], 300)}" if lines else type(error).__name__
 
 
 def _graph_of(model: nn.Module, program: torch.export.ExportedProgram) -> Graph:

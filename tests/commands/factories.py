@@ -175,3 +175,23 @@ def padding() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(5, 3),
     )
+
+
+class Detector(nn.Module):
+    """A backbone that can be captured, in a network that cannot: its forward asks for values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU()
+        )
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.backbone(x).mean((2, 3))
+        result: Tensor = self.head(features) if features.sum() > 0 else features
+        return result
+
+
+def detector() -> nn.Module:
+    return Detector()

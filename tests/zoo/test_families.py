@@ -28,7 +28,7 @@ SLICE = [
     Entry("timm", "vit_tiny_patch16_224", options={"depth": 1}),
     Entry("timm", "beit_base_patch16_224", options={"depth": 1, "embed_dim": 64, "num_heads": 2}),
     Entry("timm", "swin_tiny_patch4_window7_224", options={"depths": (1,), "embed_dim": 24, "num_heads": (1,)}),
-    Entry("timm", "vit_srelpos_small_patch16_224", options={"depth": 1, "embed_dim": 64, "num_heads": 2}),
+    Entry("timm", "mambaout_femto", options={"depths": (1,), "dims": (16,)}),
     Entry("timm", "vit_tiny_patch16_dinov3_qkvb", options={"depth": 1}),
     Entry("timm", "lowformer_b0", options={**STAGES, "fused_conv": False, "expand_groups": 2}),
     Entry("video", "r3d_18"),
