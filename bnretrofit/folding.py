@@ -40,7 +40,7 @@ only with a variance near zero and |weight| above 3: a running_var that lags beh
 with an accuracy of zero), not a trained network. An inserted norm starts at 1."""
 
 
-def make_fold_plan(model: nn.Module, example: Batch, *, allow_new_layers: bool = False) -> FoldPlan:
+def make_fold_plan(model: nn.Module, example: Batch) -> FoldPlan:
     """Decide which norms fold into a layer beside them, and which stay and why. Leaves the model as it is.
 
     In a model that `insert` or `retrofit` made, the inserted norms are folded and the network's own stay; in any other
@@ -49,7 +49,6 @@ def make_fold_plan(model: nn.Module, example: Batch, *, allow_new_layers: bool =
     Args:
         model: The network.
         example: One batch as the model takes it; only shapes and dtypes matter.
-        allow_new_layers: See `fold`.
 
     Returns:
         Every norm of the model, in `folds` or in `leaves`.
@@ -57,7 +56,7 @@ def make_fold_plan(model: nn.Module, example: Batch, *, allow_new_layers: bool =
     Raises:
         InputRejectedError: The model cannot be captured.
     """
-    return find_folds(capture(model, example), model, allow_new_layers=allow_new_layers).plan
+    return find_folds(capture(model, example), model).plan
 
 
 def fold(

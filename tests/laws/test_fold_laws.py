@@ -7,11 +7,11 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from bnretrofit import absorbing, fold, make_fold_plan, verify
+from bnretrofit import absorbing, fold, verify
 from bnretrofit.affine import Affine
 from bnretrofit.errors import InputRejectedError, VerificationError
 from tests.laws.generated import Network, networks
-from tests.library.observing import norms_of, observed, run, same, storages
+from tests.library.observing import norms_of, observed, planned, run, same, storages
 
 
 def check_fold(network: Network, *, allow_new_layers: bool) -> None:
@@ -19,7 +19,7 @@ def check_fold(network: Network, *, allow_new_layers: bool) -> None:
     model = network.build().double()
     before = observed(model)
     x = network.draw(5, seed=1).double()
-    plan = make_fold_plan(model, x, allow_new_layers=allow_new_layers)
+    plan = planned(model, x, allow_new_layers=allow_new_layers)
     folded = fold(model, x, allow_new_layers=allow_new_layers)
     assert same(before, observed(model))
     assert not storages(model) & storages(folded)
@@ -74,11 +74,11 @@ REAL, REAL_WEIGHT = absorbing.absorb, absorbing.absorbed_weight
 PLANTED: dict[str, dict[str, Any]] = {
     "groups": {"absorbing.absorbed_weight": without_groups},
     "bias": {"folding.absorb": without_the_old_bias},
-    "bias, also in the checker": {"folding.absorb": without_the_old_bias, "canonical.absorbed_bias": only_the_shift},
+    "bias, also in the checker": {"folding.absorb": without_the_old_bias, "effective.absorbed_bias": only_the_shift},
     "shift": {"absorbing.shifted_bias": without_the_shift},
     "shift, also in the checker": {
         "absorbing.shifted_bias": without_the_shift,
-        "canonical.shifted_bias": without_the_shift,
+        "effective.shifted_bias": without_the_shift,
     },
 }
 

@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from bnretrofit import FoldPlan
+from bnretrofit.capture import capture
+from bnretrofit.foldable import find_folds
 
 
 def part(model: nn.Module, name: str) -> Any:
@@ -69,3 +73,8 @@ def run(model: nn.Module, *inputs: Any) -> Any:
     """What a model answers in eval mode, without gradients."""
     with torch.no_grad():
         return model.eval()(*inputs)
+
+
+def planned(model: nn.Module, x: Tensor, *, allow_new_layers: bool = True) -> FoldPlan:
+    """What `fold` would do if it may make new layers."""
+    return find_folds(capture(model, x), model, allow_new_layers=allow_new_layers).plan

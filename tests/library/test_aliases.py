@@ -13,7 +13,7 @@ from bnretrofit.capture import capture, op_of
 from bnretrofit.identity import set_identity
 from bnretrofit.moments import ChannelStats
 from tests.library.networks import images
-from tests.library.observing import randomised, run
+from tests.library.observing import planned, randomised, run
 
 
 class Says(nn.Module):
@@ -180,7 +180,7 @@ def test_a_dead_channel_before_padding_stays_with_its_norm() -> None:
     with torch.no_grad():
         model[0].weight[0] = model[0].bias[0] = 0.0
     x = images().double()
-    plan = make_fold_plan(model, x, allow_new_layers=True)
+    plan = planned(model, x)
     assert "no other padding can stand for the shift" in plan.leaves[0].reason
     assert torch.equal(run(fold(model, x, allow_new_layers=True), x), run(model, x))
 

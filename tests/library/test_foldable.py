@@ -143,7 +143,7 @@ def test_a_norm_in_training_mode_stays_and_its_frozen_neighbour_folds() -> None:
 def test_a_norm_that_is_not_finite_stays() -> None:
     model = Calls(conv_norm).eval()
     part(model, "norm").running_mean[2] = torch.nan
-    assert make_fold_plan(model, images()).leaves[0].reason == "its scale or shift is not finite"
+    assert make_fold_plan(model, images()).leaves[0].reason == "its statistics, scale or shift are not finite"
 
 
 @pytest.mark.parametrize(("tokens", "folds"), [(5, 0), (7, 0)])

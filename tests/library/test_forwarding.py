@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bnretrofit import fold, make_fold_plan, verify
 from bnretrofit.errors import VerificationError
 from bnretrofit.norms import ChannelsLastBatchNorm1d
-from tests.library.observing import norms_of, observed, part, randomised, run, same
+from tests.library.observing import norms_of, observed, part, planned, randomised, run, same
 
 
 def norm_first(*layers: nn.Module, norm: nn.Module | None = None) -> nn.Module:
@@ -157,7 +157,7 @@ def test_new_layers_pad_with_what_the_norm_would_have_made_zero(bias: bool, grou
     layers = nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, padding=(1, 2), groups=groups, bias=bias), nn.ReLU()
     model, x = norm_first(*layers).double(), torch.randn(IMAGE).double()
     before = observed(model)
-    plan = make_fold_plan(model, x, allow_new_layers=True)
+    plan = planned(model, x)
     assert [found.new_layer for found in plan.folds] == [True]
     folded = fold(model, x, allow_new_layers=True)
     assert same(before, observed(model))
@@ -182,7 +182,7 @@ def test_no_new_layer_stands_for_a_channel_that_is_scaled_by_zero() -> None:
     model, x = norm_first(nn.Conv2d(4, 6, 3, padding=1)), torch.randn(IMAGE)
     with torch.no_grad():
         part(model, "0").weight[0] = 0.0
-    (left,) = make_fold_plan(model, x, allow_new_layers=True).leaves
+    (left,) = planned(model, x).leaves
     assert "no other padding can stand for the shift" in left.reason
 
 
