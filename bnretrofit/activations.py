@@ -6,6 +6,7 @@ from torch import fx
 
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.layers import LAYER_OPS
+from bnretrofit.readers import readers
 from bnretrofit.sites import Site, Skip
 from bnretrofit.topology import following_norm
 
@@ -43,9 +44,9 @@ def after_activation(graph: Graph, site: Site) -> Site | Skip:
 
 def _activation(graph: Graph, call: fx.Node) -> fx.Node | str:
     """The one call that an activation module makes on a layer's output, or why there is none."""
-    if len(call.users) != 1:
-        return f"its output is read by {len(call.users)} calls, not by one activation"
-    (node,) = call.users
+    if len(read_by := readers(call)) != 1:
+        return f"its output is read by {len(read_by)} calls, not by one activation"
+    (node,) = read_by
     if node.op != "call_function":
         return "no activation follows it: its output is the model's own"
     owner = graph.owner(node)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from bnretrofit.capture import Graph, op_of
+from bnretrofit.readers import readers
 
 __all__ = ["is_private", "is_undisturbed"]
 
@@ -23,7 +24,7 @@ def is_private(node: fx.Node) -> bool:
     True of a fresh result, and of views and changes in place of one, each read by the next alone.
     """
     while (base := _base(node)) is not None:
-        if base.op != "call_function" or len(base.users) != 1:
+        if base.op != "call_function" or len(readers(base)) != 1:
             return False
         node = base
     return node.op == "call_function"

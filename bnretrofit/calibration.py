@@ -16,7 +16,7 @@ from bnretrofit.copies import share_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.moments import ChannelStats, Moments, sample_moments
 from bnretrofit.sites import Plan, Site
-from bnretrofit.surgery import place_norms
+from bnretrofit.surgery import check_sites, place_norms
 
 __all__ = ["calibrate"]
 
@@ -37,8 +37,10 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
         Statistics by site name.
 
     Raises:
-        InputRejectedError: There is no batch, the model does not take one, or an activation is not finite.
+        InputRejectedError: The plan does not fit the model, there is no batch, the model does not take one, or an
+            activation is not finite.
     """
+    check_sites(model, plan)
     iterator = taken(batches, "calibrate")
     first = next(iterator)
     total = len(batches) if isinstance(batches, Sized) else None

@@ -25,6 +25,7 @@ from bnretrofit.norm_calls import (
     sole_source,
 )
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.readers import REARRANGED
 from bnretrofit.standing import ChannelPad
 from bnretrofit.weights import Weight
 
@@ -138,7 +139,7 @@ def _is_silent(graph: Graph, node: fx.Node, absorbed: _Absorbed, owners: set[str
 
 def _is_own_rearrangement(node: fx.Node, dropped: set[fx.Node]) -> bool:
     """Whether a call flattens a dropped channels-last norm's input, or gives its output that input's shape again."""
-    if not op_of(node).startswith(("aten.flatten.", "aten.view.", "aten.reshape.")):
+    if not op_of(node).startswith(REARRANGED):
         return False
     if any(user in dropped for user in node.users):
         return True

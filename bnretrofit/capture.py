@@ -22,7 +22,7 @@ from bnretrofit.copies import share_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.frozen import join_frozen_norms
 
-__all__ = ["Graph", "TensorUse", "capture", "inputs_of", "op_of"]
+__all__ = ["Graph", "TensorUse", "capture", "inputs_of", "op_of", "refuse_wrapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,9 @@ def capture(model: nn.Module, example: Batch, *, training: bool = False) -> Grap
     Raises:
         InputRejectedError: The model is scripted, wrapped or cannot be exported.
     """
-    _refuse_wrapped(model)
+    refuse_wrapped(model)
     copy = share_copy(model).train(training)
+    _forget_callers(copy)
     args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model)), example))
     try:
         # When export fails it prints all of the graph so far.
@@ -132,7 +133,20 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
+def _forget_callers(model: nn.Module) -> None:
+    """Take from traced modules what they noted of who called what: export would repeat it, whatever they call now."""
+    for module in model.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("nn_module_stack", None)
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise where the model stands within something else, whose modules are not to be edited.
+
+    Raises:
+        InputRejectedError: It is scripted, compiled or distributed.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputRejectedError(
             "a scripted module has no Python modules to edit", remedy="pass the model before torch.jit"

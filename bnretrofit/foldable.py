@@ -1,5 +1,6 @@
 """graph -> Foldable: which norms can be absorbed into a layer beside them, and the sentence for each that cannot."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,13 +10,13 @@ from bnretrofit.affine import Affine, affine_of
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.forwarding import Arrival
 from bnretrofit.identity import identity_channels
-from bnretrofit.layers import LAYER_OPS, kind_of
-from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms
-from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm
+from bnretrofit.layers import kind_of
+from bnretrofit.norm_calls import backward_norms, effective_affine, forward_norms, identity_norms, layer_before
+from bnretrofit.norms import is_batch_norm
 from bnretrofit.obstacles import calls_of, norm_obstacle, obstacle_after, obstacle_before
 from bnretrofit.scales import scales_of
 from bnretrofit.sites import Fold, FoldPlan, Leave
-from bnretrofit.surgery import inserted_norms, norm_after
+from bnretrofit.surgery import inserted_norms
 
 __all__ = ["Foldable", "find_folds"]
 
@@ -56,7 +57,7 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     elsewhere: dict[str, str] = {}
     for name, norm in norms.items():
         reason = OWN_NORM_STAYS if inserted is not None and name not in inserted else norm_obstacle(graph, name, norm)
-        found[name] = reason or _backward(graph, name, norm)
+        found[name] = reason or _backward(graph, name)
         if reason is None and isinstance(found[name], str):
             elsewhere[name] = str(found[name])
     found |= {name: _identity(graph, name) for name in _identities(graph, elsewhere)}
@@ -67,12 +68,24 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
     leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
     scales = scales_of({fold.norm: norms[fold.norm] for fold in folds})
-    return Foldable(FoldPlan(folds, leaves, scales), before)
+    return Foldable(FoldPlan(folds, (*leaves, *_functional(graph, norms)), scales), before)
 
 
-def _backward(graph: Graph, name: str, norm: nn.Module) -> Fold | str:
+def _functional(graph: Graph, norms: Collection[str]) -> list[Leave]:
+    """Norms that exist only as a call on some other module's tensors, such as those of an exported program."""
+    found = {}
+    for node in graph.nodes:
+        if op_of(node).startswith("aten.batch_norm.") and graph.owners[node] not in norms:
+            use = graph.tensor(node.args[3])
+            name = graph.owners[node] if use is None else use.name.rpartition(".")[0]
+            reason = f"{graph.place(node)} calls {op_of(node)} itself: there is no BatchNorm module to take out"
+            found[name] = Leave(name, "functional", reason)
+    return list(found.values())
+
+
+def _backward(graph: Graph, name: str) -> Fold | str:
     """How a norm folds into the layer before it, or why it does not."""
-    sources = [_source(graph, norm, node) for node in calls_of(graph, name)]
+    sources = [layer_before(graph, node) for node in calls_of(graph, name)]
     problem = next((source for source in sources if isinstance(source, str)), None)
     if problem is not None:
         return problem
@@ -82,26 +95,6 @@ def _backward(graph: Graph, name: str, norm: nn.Module) -> Fold | str:
     (layer,) = layers
     affine = effective_affine(graph, calls_of(graph, name)[0])
     return obstacle_before(graph, layer, name) or _fold(graph, name, layer, "backward", affine)
-
-
-def _source(graph: Graph, norm: nn.Module, node: fx.Node) -> fx.Node | str:
-    """The layer call that a norm's call reads, or why there is none."""
-    source = node.args[0]
-    last = isinstance(norm, ChannelsLastBatchNorm1d)
-    if last and isinstance(source, fx.Node) and graph.owners.get(source) == graph.owners[node]:
-        source = source.args[0]
-    if not isinstance(source, fx.Node) or source.op != "call_function":
-        return "nothing computes its input: it is the model's own"
-    if op_of(source) not in LAYER_OPS:
-        return f"what comes before it is {op_of(source)} in {graph.place(source)}, not a conv or dense layer"
-    if norm_after(source) is not node:
-        return f"the output of '{graph.owners[source]}' is also read elsewhere, without the norm"
-    kind = kind_of(graph.owner(source))
-    if kind is None:
-        return f"the layer before it is a functional call in {graph.place(source)}"
-    if kind.channel_dim(source.meta["val"].dim()) != (-1 if last else 1):
-        return f"it normalises dimension 1 of the output of '{graph.owners[source]}', whose channels are last"
-    return source
 
 
 def _identities(graph: Graph, names: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from bnretrofit.affine import Affine
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.hooks import has_hooks
 from bnretrofit.layers import LAYER_OPS, kind_of
+from bnretrofit.readers import readers
 
 __all__ = ["Arrival", "arrival", "pads_with_zeros"]
 
@@ -59,9 +60,9 @@ def arrival(graph: Graph, norm: fx.Node, affine: Affine, *, folded: Collection[f
     state = [part.cpu().view(shape).expand(value.shape) for part in (affine.scale, affine.shift)]
     node = norm
     while True:
-        if len(node.users) != 1:
-            return f"its output is read by {len(node.users)} calls"
-        before, (node,) = node, node.users
+        if len(read_by := readers(node)) != 1:
+            return f"its output is read by {len(read_by)} calls"
+        before, (node,) = node, read_by
         if node.op != "call_function":
             return "its output is the model's own"
         if op_of(node) in LAYER_OPS:

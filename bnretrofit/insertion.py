@@ -13,12 +13,11 @@ from bnretrofit.comparison import tolerance_for
 from bnretrofit.copies import independent_copy, share_copy
 from bnretrofit.errors import InexactIdentityWarning, InputRejectedError, UsageError, VerificationError
 from bnretrofit.identity import set_identity
-from bnretrofit.layers import kind_of
 from bnretrofit.moments import ChannelStats
 from bnretrofit.norms import norm_for
 from bnretrofit.proof import GraphComparison, compare_graphs, compare_without
 from bnretrofit.sites import Plan, Site
-from bnretrofit.surgery import place_norms, plan_of, record_plan, runs_through
+from bnretrofit.surgery import check_sites, place_norms, plan_of, record_plan, runs_through
 from bnretrofit.twins import COUNTER, carry
 
 __all__ = ["insert", "insert_sharing"]
@@ -59,24 +58,14 @@ def insert_sharing(
         raise InputRejectedError(
             f"the model was retrofitted like a {before.twin} already", remedy="fold it first, or retrofit the original"
         )
+    check_sites(model, plan)
     for site in plan.sites:
-        _check_site(model, site, stats)
+        _check_statistics(site, stats)
     result = _into_twin(model, plan, stats, init) if plan.twin is not None else _in_place(model, plan, stats, init)
     return record_plan(result, plan)
 
 
-def _check_site(model: nn.Module, site: Site, stats: Mapping[str, ChannelStats]) -> None:
-    try:
-        layer = model.get_submodule(site.name)
-    except AttributeError as error:
-        raise InputRejectedError("the plan names a layer that the model does not have", where=site.name) from error
-    kind = kind_of(layer)
-    if kind is None or kind.name != site.kind or kind.channels(layer) != site.channels:
-        raise InputRejectedError(
-            f"the plan has a {site.kind} of {site.channels} channels, the model a {type(layer).__name__}",
-            where=site.name,
-            remedy="make the plan from this model",
-        )
+def _check_statistics(site: Site, stats: Mapping[str, ChannelStats]) -> None:
     if site.name not in stats:
         raise InputRejectedError(
             "there are no statistics for the site", where=site.name, remedy="calibrate with the same plan"

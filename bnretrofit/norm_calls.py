@@ -1,5 +1,6 @@
 """The BatchNorms of a captured graph: which are the identity, which follow a layer, and which are read by one."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from bnretrofit.forwarding import Arrival, arrival
 from bnretrofit.identity import identity_channels, kernel_is_exact
 from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.readers import REARRANGED
 from bnretrofit.surgery import is_plain_call, norm_after
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "effective_affine",
     "forward_norms",
     "identity_norms",
+    "layer_before",
     "plain_norms",
     "sole_source",
 ]
@@ -71,16 +74,37 @@ def _keeps_layout(norm: fx.Node) -> bool:
 
 def backward_norms(graph: Graph) -> dict[fx.Node, fx.Node]:
     """Norms that alone read a layer's output, along its channels, each with the layer's call."""
-    found = {}
-    for norm in plain_norms(graph):
-        call = sole_source(graph, norm)
-        if call is None or op_of(call) not in LAYER_OPS:
-            continue
-        kind, last = kind_of(graph.owner(call)), isinstance(graph.owner(norm), ChannelsLastBatchNorm1d)
-        direct = norm.args[0] is call or last
-        if kind is not None and direct and kind.channel_dim(call.meta["val"].dim()) == (-1 if last else 1):
-            found[norm] = call
-    return found
+    found = {norm: layer_before(graph, norm) for norm in plain_norms(graph)}
+    return {norm: call for norm, call in found.items() if isinstance(call, fx.Node)}
+
+
+def layer_before(graph: Graph, norm: fx.Node) -> fx.Node | str:
+    """The call of the layer whose output a norm alone reads, along its channels; or why there is none, as a sentence.
+
+    Given: a Linear's (N, L, C), flattened to (N * L, C) for a BatchNorm1d. Result: the Linear's call.
+    """
+    read = norm.args[0]
+    if not isinstance(read, fx.Node) or read.op != "call_function":
+        return "nothing computes its input: it is the model's own"
+    before = read.args[0] if op_of(read).startswith(REARRANGED) else read
+    source = before if isinstance(before, fx.Node) and op_of(before) in LAYER_OPS else read
+    if op_of(source) not in LAYER_OPS:
+        return f"what comes before it is {op_of(source)} in {graph.place(source)}, not a conv or dense layer"
+    if norm_after(source) is not norm:
+        return f"the output of '{graph.owners[source]}' is also read elsewhere, without the norm"
+    kind = kind_of(graph.owner(source))
+    if kind is None:
+        return f"the layer before it is a functional call in {graph.place(source)}"
+    shape = source.meta["val"].shape
+    channel_dim = kind.channel_dim(len(shape))
+    if channel_dim is None or not _along_channels(shape, channel_dim % len(shape), read.meta["val"].shape):
+        return f"it does not normalise the output of '{graph.owners[source]}' along its channels"
+    return source
+
+
+def _along_channels(shape: torch.Size, channel_dim: int, normed: torch.Size) -> bool:
+    """Whether dimension 1 of a result, given another shape or not, is the dimension of its channels."""
+    return normed[0] == math.prod(shape[:channel_dim]) and normed[1] == shape[channel_dim]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,18 @@ from dataclasses import replace
 from torch import fx, nn
 
 from bnretrofit.batches import Batch, doubled
-from bnretrofit.capture import Graph, capture, op_of
+from bnretrofit.capture import Graph, capture, op_of, refuse_wrapped
 from bnretrofit.copies import replace_module, share_copy
 from bnretrofit.errors import InputRejectedError
+from bnretrofit.layers import kind_of
 from bnretrofit.norms import is_fixed_norm, norm_for
+from bnretrofit.readers import REARRANGED, readers
 from bnretrofit.sites import Plan, Site
 from bnretrofit.standing import Normed
 
 __all__ = [
     "bypassed_sites",
+    "check_sites",
     "inserted_norms",
     "is_plain_call",
     "norm_after",
@@ -25,6 +28,27 @@ __all__ = [
 ]
 
 PLAN_ATTRIBUTE = "bnretrofit_plan"
+
+
+def check_sites(model: nn.Module, plan: Plan) -> None:
+    """Look whether a plan is one of this model.
+
+    Raises:
+        InputRejectedError: The model lacks one of its layers, or has another in its place, or is wrapped.
+    """
+    refuse_wrapped(model)
+    for site in plan.sites:
+        try:
+            layer = model.get_submodule(site.name)
+        except AttributeError as error:
+            raise InputRejectedError("the plan names a layer that the model does not have", where=site.name) from error
+        kind = kind_of(layer)
+        if kind is None or kind.name != site.kind or kind.channels(layer) != site.channels:
+            raise InputRejectedError(
+                f"the plan has a {site.kind} of {site.channels} channels, the model a {type(layer).__name__}",
+                where=site.name,
+                remedy="make the plan from this model",
+            )
 
 
 def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.Module]) -> nn.Module:
@@ -116,16 +140,16 @@ def bypassed_sites(
 def norm_after(call: fx.Node) -> fx.Node | None:
     """The batch_norm that alone reads a call's output; None if something else reads it.
 
-    A channels-last norm flattens its input first: that rearrangement counts as the norm's own.
+    One rearrangement may stand between: a channels-last norm flattens its input, and so do timm's norms of tokens.
     """
     node = call
     for _ in range(2):
-        if len(node.users) != 1:
+        if len(read_by := readers(node)) != 1:
             return None
-        (node,) = node.users
+        (node,) = read_by
         if op_of(node).startswith("aten.batch_norm."):
             return node
-        if not op_of(node).startswith(("aten.flatten.", "aten.view.", "aten.reshape.")):
+        if not op_of(node).startswith(REARRANGED):
             return None
     return None
 
@@ -152,7 +176,7 @@ def runs_through(graph: Graph, site: Site) -> bool:
         return False
     for node in graph.uses(weight):
         # After the activation, a norm follows the one call that reads the layer's.
-        before = [node] if not site.activation else list(node.users)
+        before = [node] if not site.activation else readers(node)
         norm = norm_after(before[0]) if len(before) == 1 else None
         if norm is None or graph.owners[norm] != site.norm_name:
             return False

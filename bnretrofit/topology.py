@@ -6,6 +6,7 @@ from torch import fx
 
 from bnretrofit.capture import Graph, inputs_of, op_of
 from bnretrofit.layers import LAYER_OPS
+from bnretrofit.readers import readers
 
 __all__ = ["following_norm", "output_layers"]
 
@@ -36,8 +37,8 @@ def following_norm(graph: Graph, node: fx.Node) -> str | None:
     Returns:
         "BatchNorm2d 'layer1.0.bn1'", or None.
     """
-    while len(node.users) == 1:
-        (node,) = node.users
+    while len(read_by := readers(node)) == 1:
+        (node,) = read_by
         if node.op != "call_function":
             return None
         owner = graph.owner(node)

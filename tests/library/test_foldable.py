@@ -152,7 +152,7 @@ def test_a_norm_along_tokens_is_not_taken_for_one_along_channels(tokens: int, fo
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(tokens), nn.ReLU()).eval()
     plan = make_fold_plan(model, torch.zeros(2, tokens, 4))
     assert len(plan.folds) == folds
-    assert "normalises dimension 1 of the output of '0', whose channels are last" in plan.leaves[0].reason
+    assert "does not normalise the output of '0' along its channels" in plan.leaves[0].reason
     model[1] = ChannelsLastBatchNorm1d(5).eval()
     assert [found.norm for found in make_fold_plan(model, torch.zeros(2, tokens, 4)).folds] == ["1"]
 
