@@ -55,7 +55,7 @@ def make_plan(
     graph = capture(model, example)
     decisions = _decisions(graph)
     choices.check_patterns(list(decisions))
-    heads = {graph.owners[node] for node in output_layers(graph)}
+    heads = {graph.owners[node] for node in output_layers(graph)} | _named_classifiers(model)
     decided = [_chosen(decision, choices, heads) for decision in decisions.values()]
     if placement == "post":
         decided = [after_activation(graph, item) if isinstance(item, Site) else item for item in decided]
@@ -166,6 +166,12 @@ def _chosen(decision: Site | Skip, choices: Choices, heads: set[str]) -> Site | 
     if reason is None and decision.name in heads and not choices.names(decision.name):
         reason = "it makes the model's output (logits), which a BatchNorm would rescale in training"
     return decision if reason is None else Skip(decision.name, decision.kind, reason)
+
+
+def _named_classifiers(model: nn.Module) -> set[str]:
+    """The layers that a network of timm calls its classifier: the graph does not show it of heads that are weighted."""
+    names = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    return {names} if isinstance(names, str) else set(names)
 
 
 def _plan(decided: list[Site | Skip], inputs: object, placement: str) -> Plan:

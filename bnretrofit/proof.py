@@ -18,7 +18,7 @@ from bnretrofit.canonical import DROPOUTS, Step, absorbed_steps, plain_steps
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.weights import Weight, weight_error
 
-__all__ = ["GraphComparison", "compare_graphs", "compare_without", "prove"]
+__all__ = ["GraphComparison", "compare_graphs", "compare_without", "prove", "unprovable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,19 @@ def prove(a: Graph, b: Graph) -> GraphComparison:
 
     It holds on this device and dtype. Graphs that draw random numbers, or have subgraphs, are never proved.
     """
-    if reason := next((reason for node in (*a.nodes, *b.nodes) if (reason := _unprovable(node))), None):
+    if reason := unprovable(a, b):
         return GraphComparison(same_operators=False, same_tensors=False, difference=reason)
     if a.output_spec != b.output_spec:
         return GraphComparison(same_operators=False, same_tensors=False, difference=ARRANGED_OTHERWISE)
     return _compare(plain_steps(a), plain_steps(b), exact=True)
 
 
-def _unprovable(node: fx.Node) -> str | None:
+def unprovable(a: Graph, b: Graph) -> str | None:
+    """Why nothing can be proved of two graphs, however alike they are, as a sentence; None if something can."""
+    return next((reason for node in (*a.nodes, *b.nodes) if (reason := _obstacle(node))), None)
+
+
+def _obstacle(node: fx.Node) -> str | None:
     if any(source.op == "get_attr" for source in node.all_input_nodes):
         return f"{op_of(node)} runs a subgraph, which is not compared"
     name = op_of(node)

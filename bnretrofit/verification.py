@@ -15,7 +15,7 @@ from bnretrofit.comparison import Report, tolerance_for
 from bnretrofit.copies import share_copy
 from bnretrofit.differences import Accuracy, Differences
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.proof import GraphComparison, compare_graphs, prove
+from bnretrofit.proof import GraphComparison, compare_graphs, prove, unprovable
 
 __all__ = ["verify", "verify_labelled"]
 
@@ -126,8 +126,9 @@ def _compare_graphs(
         graphs = graphs or (capture(a, example), capture(b, example))
     except InputRejectedError as error:
         return unknown, unknown, [f"the graphs could not be compared: {error}"]
-    proof = prove(*graphs)
-    return proof, proof if proof.same_tensors else compare_graphs(*graphs), []
+    proof, obstacle = prove(*graphs), unprovable(*graphs)
+    notes = [f"equality cannot be proved: {obstacle}"] if obstacle else []
+    return proof, proof if proof.same_tensors else compare_graphs(*graphs), notes
 
 
 def _reason(differences: Differences, comparison: GraphComparison, rtol: float, tensor_tolerance: float) -> str | None:

@@ -222,3 +222,30 @@ def test_a_training_mode_that_cannot_be_captured_is_noted() -> None:
 def test_a_model_that_does_not_take_the_example_is_refused() -> None:
     with pytest.raises(InputRejectedError, match="cannot be captured"):
         make_plan(chain(), torch.zeros(2, 7))
+
+
+def test_the_layers_that_a_network_names_its_classifier_are_left_to_it() -> None:
+    class WeightedHeads(nn.Module):
+        """Three heads, each on what the blocks before it make: timm's EfficientViM."""
+
+        def __init__(self, **names: Any) -> None:
+            super().__init__()
+            self.stem = nn.Linear(3, 4)
+            self.heads = nn.ModuleList(nn.Linear(4, 5) for _ in range(3))
+            self.weights = nn.Parameter(torch.randn(3))
+            self.default_cfg = names
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.stem(x).relu()
+            return sum(weight * head(x) for weight, head in zip(self.weights.softmax(0), self.heads, strict=True))
+
+    x = torch.randn(6, 3)
+    heads = ["heads.0", "heads.1", "heads.2"]
+    plan = make_plan(WeightedHeads(classifier=tuple(heads)).eval(), x)
+    assert [site.name for site in plan.sites] == ["stem"]
+    assert all(HEAD in skip.reason for skip in plan.skips)
+    assert "heads.1" in {
+        s.name for s in make_plan(WeightedHeads(classifier=heads).eval(), x, include=["heads.1"]).sites
+    }
+    for nothing in ({}, {"classifier": None}, {"classifier": "absent"}):
+        assert len(make_plan(WeightedHeads(**nothing).eval(), x).sites) == 4

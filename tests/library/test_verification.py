@@ -147,3 +147,24 @@ def test_models_that_cannot_be_captured_are_compared_by_their_outputs() -> None:
     assert not report.proved
     assert "the graphs could not be compared" in report.notes[0]
     assert not verify(model, Deciding().eval(), [images(4)]).passed
+
+
+def test_why_equality_cannot_be_proved_is_told() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.body(x).relu()
+            with torch.autocast("cpu", enabled=False):
+                x = x.float() * 2
+            return self.head(x)
+
+    model, x = Mixed().eval(), images(4)
+    report = verify(model, retrofit(model, [x], include=["body"]), [x])
+    assert report.passed
+    assert report.bit_identical
+    assert not report.proved
+    assert report.difference is None
+    assert any("cannot be proved" in note and "runs a subgraph" in note for note in report.notes)

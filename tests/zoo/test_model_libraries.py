@@ -31,7 +31,7 @@ def stock(build: Callable[[str], Any], name: str) -> Any:
 
 
 @pytest.mark.parametrize("build", [from_torchvision, from_timm])
-@pytest.mark.parametrize("name", ["vgg11", pytest.param("vgg16", marks=SLOW)])
+@pytest.mark.parametrize("name", ["vgg11", *(pytest.param(name, marks=SLOW) for name in ("vgg13", "vgg16", "vgg19"))])
 def test_a_vgg_becomes_the_library_s_own_vgg_bn_and_comes_back(build: Any, name: str) -> None:
     # A VGG's dense layers are made for 224 px in torchvision, which pools to any size, and in timm, which does not.
     size = 224 if build is from_timm else 64
