@@ -11,6 +11,7 @@ from torch import fx
 
 from bnretrofit.capture import Graph, op_of
 from bnretrofit.readers import readers
+from bnretrofit.subgraphs import body_of
 
 __all__ = ["is_private", "is_undisturbed"]
 
@@ -60,8 +61,11 @@ def _base(node: fx.Node) -> fx.Node | None:
 def _changed(node: fx.Node) -> list[fx.Node]:
     """The arguments that a call writes to."""
     schema: Any = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None:
+    if node.op != "call_function":
         return []
+    if schema is None:
+        # A graph of its own may write to whatever it is given; Python's getitem does not.
+        return [source for source in node.all_input_nodes if any(map(body_of, node.all_input_nodes))]
     given = [*node.args, *node.kwargs.values()]
     written = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
     return [value for value, writes in zip(given, written, strict=False) if writes and isinstance(value, fx.Node)]

@@ -27,6 +27,7 @@ from bnretrofit.norm_calls import (
 from bnretrofit.norms import ChannelsLastBatchNorm1d
 from bnretrofit.readers import REARRANGED
 from bnretrofit.standing import ChannelPad
+from bnretrofit.subgraphs import body_of, described
 from bnretrofit.weights import Weight
 
 __all__ = ["DROPOUTS", "Step", "absorbed_steps", "plain_steps"]
@@ -38,9 +39,6 @@ DROPOUTS = (
     "aten.alpha_dropout.",
     "aten.feature_alpha_dropout.",
 )
-
-_SUBGRAPH = "a subgraph"
-"""Stands for the body of a control-flow, checkpointing or autocast operator, which is not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,8 @@ def _argument(graph: Graph, leaf: Any, index: dict[fx.Node, Any]) -> Any:
     use = graph.tensor(leaf)
     if use is not None:
         return Weight(use.name, use.tensor.detach())
-    return index.get(leaf, _SUBGRAPH)
+    body = body_of(leaf)
+    return index[leaf] if body is None else described(body)
 
 
 def _layer_arguments(

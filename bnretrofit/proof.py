@@ -16,6 +16,7 @@ from torch import fx
 
 from bnretrofit.canonical import DROPOUTS, Step, absorbed_steps, plain_steps
 from bnretrofit.capture import Graph, op_of
+from bnretrofit.subgraphs import all_calls, body_of, described
 from bnretrofit.weights import Weight, weight_error
 
 __all__ = ["GraphComparison", "compare_graphs", "compare_without", "prove", "unprovable"]
@@ -48,7 +49,7 @@ ARRANGED_OTHERWISE = "the results are arranged otherwise, or under other names"
 def prove(a: Graph, b: Graph) -> GraphComparison:
     """Compare with identity norms dropped: agreement proves equality for all finite inputs of the captured shapes.
 
-    It holds on this device and dtype. Graphs that draw random numbers, or have subgraphs, are never proved.
+    It holds on this device and dtype. Graphs that draw random numbers are never proved.
     """
     if reason := unprovable(a, b):
         return GraphComparison(same_operators=False, same_tensors=False, difference=reason)
@@ -63,8 +64,14 @@ def unprovable(a: Graph, b: Graph) -> str | None:
 
 
 def _obstacle(node: fx.Node) -> str | None:
-    if any(source.op == "get_attr" for source in node.all_input_nodes):
-        return f"{op_of(node)} runs a subgraph, which is not compared"
+    for source in node.all_input_nodes:
+        body = body_of(source)
+        if source.op == "get_attr" and (body is None or described(body) is None):
+            return f"{op_of(node)} runs a subgraph with tensors of its own, which are not compared"
+    return next((reason for call in all_calls(node) if (reason := _draws(call))), None)
+
+
+def _draws(node: fx.Node) -> str | None:
     name = op_of(node)
     if name.startswith("aten.scaled_dot_product_attention."):
         drops = (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0

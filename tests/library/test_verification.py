@@ -149,22 +149,41 @@ def test_models_that_cannot_be_captured_are_compared_by_their_outputs() -> None:
     assert not verify(model, Deciding().eval(), [images(4)]).passed
 
 
-def test_why_equality_cannot_be_proved_is_told() -> None:
-    class Mixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+class Mixed(nn.Module):
+    """A part of it is kept out of autocast: torch.export makes that a graph of its own."""
 
-        def forward(self, x: Tensor) -> Any:
-            x = self.body(x).relu()
-            with torch.autocast("cpu", enabled=False):
-                x = x.float() * 2
-            return self.head(x)
+    def __init__(self, factor: float = 2.0, *, noisy: bool = False) -> None:
+        super().__init__()
+        self.body, self.head, self.factor, self.noisy = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), factor, noisy
 
+    def forward(self, x: Tensor) -> Any:
+        x = self.body(x).relu()
+        with torch.autocast("cpu", enabled=False):
+            x = x.float() * self.factor
+            x = x + torch.rand_like(x) * 0 if self.noisy else x
+        return self.head(x)
+
+
+def test_a_part_that_is_a_graph_of_its_own_is_compared_too() -> None:
     model, x = Mixed().eval(), images(4)
-    report = verify(model, retrofit(model, [x], include=["body"]), [x])
-    assert report.passed
+    retrofitted = retrofit(model, [x], include=["body"])
+    report = verify(model, retrofitted, [x])
+    assert report.proved, report.difference
+    other = Mixed(3.0).eval()
+    other.load_state_dict(model.state_dict())
+    assert not verify(model, other, [x]).passed
+    # Where the outputs cannot tell, the graphs do.
+    other.head.weight.data.zero_()
+    silent = copy.deepcopy(other)
+    silent.factor = 2.0
+    report = verify(silent, other, [x])
     assert report.bit_identical
     assert not report.proved
-    assert report.difference is None
-    assert any("cannot be proved" in note and "runs a subgraph" in note for note in report.notes)
+
+
+def test_why_equality_cannot_be_proved_is_told() -> None:
+    model, x = Mixed(noisy=True).eval(), images(4)
+    report = verify(model, copy.deepcopy(model), [x])
+    assert report.bit_identical
+    assert not report.proved
+    assert any("cannot be proved" in note and "random numbers" in note for note in report.notes)
