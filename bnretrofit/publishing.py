@@ -1,31 +1,28 @@
 """Checkpoint files out: written whole or not at all."""
 
-import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bnretrofit.checkpoints import HEADER_KEY
 from bnretrofit.errors import ResourceError, UsageError
+from bnretrofit.serialising import SUFFIXES, Header, serialise
+from bnretrofit.workplaces import Workplace, sweep
 
-__all__ = ["PendingOutput", "check_output", "write"]
+__all__ = ["PendingOutput", "check_output", "check_space", "write"]
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
-
-Header = Callable[[], Mapping[str, Any] | None]
+MARGIN = 1 << 20
+"""Bytes beside the tensors: the header, and what the file system takes."""
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
+    """Refuse an output that cannot be written, before any work is done; sweep what a dead process left of it.
 
     Raises:
         UsageError: It exists and `overwrite` is False, its folder does not exist, or its name says no known format.
@@ -41,7 +38,25 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     except OSError as error:
         raise UsageError("the output cannot have that name", where=str(path), why=error.strerror) from error
     if taken:
-        raise UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
+        raise _exists(path)
+    sweep(path.parent)
+
+
+def check_space(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an output that the disk has no room for, before any work is done. What it replaces stays until the end.
+
+    Raises:
+        ResourceError: There is too little room.
+    """
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + MARGIN
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise ResourceError(
+            "the output does not fit on the disk",
+            where=str(path),
+            why=f"it takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free",
+            remedy="free some space, or choose another place",
+        )
 
 
 def write(
@@ -50,13 +65,13 @@ def write(
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: `.safetensors` holds the header too; `.pth` is a plain state_dict.
+        path: `.safetensors` holds the header too, and a digest of itself; `.pth` is a plain state_dict.
         tensors: Tensors by key.
         header: What to say of the file, as a JSON document.
         overwrite: Replace a file that exists; it is kept until the new one is whole.
 
     Raises:
-        UsageError: See `check_output`.
+        UsageError: See `check_output`; or another process is writing it.
         ResourceError: The disk is full or the folder cannot be written to.
     """
     with PendingOutput(path, tensors, lambda: header, overwrite=overwrite) as output:
@@ -64,7 +79,7 @@ def write(
 
 
 class PendingOutput:
-    """A checkpoint that is being written to a temporary file while its content is still being judged.
+    """A checkpoint that is being written in a folder of its own while its content is still being judged.
 
     Writing a large file takes as long as verifying it, and neither holds the interpreter: so they go on side by side.
     Leaving the context without `publish` leaves nothing behind.
@@ -76,22 +91,18 @@ class PendingOutput:
         overwrite: Replace a file that exists.
 
     Raises:
-        UsageError: See `check_output`.
-        ResourceError: The folder cannot be written to.
+        UsageError: See `check_output`; or another process is writing it.
+        ResourceError: The folder cannot be written to, or there is too little room.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], header: Header, *, overwrite: bool) -> None:
         check_output(path, overwrite=overwrite)
-        self._path = path
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        os.close(handle)
-        self._temporary = Path(name)
-        write_to = _write_safetensors if path.suffix == ".safetensors" else _write_pickle
+        check_space(path, tensors)
+        self._path, self._overwrite = path, overwrite
+        self._workplace = Workplace(path)
+        self._made = self._workplace.folder / f"new{path.suffix}"
         self._executor = ThreadPoolExecutor(1)
-        self._written = self._executor.submit(write_to, self._temporary, tensors, header)
+        self._written = self._executor.submit(serialise, self._made, tensors, header)
 
     def __enter__(self) -> Self:
         return self
@@ -103,60 +114,44 @@ class PendingOutput:
             self._executor.shutdown(wait=True, cancel_futures=True)
         finally:
             # A second Ctrl-C ends the waiting, not the sweeping: the writer then goes on in a file without a name.
-            self._temporary.unlink(missing_ok=True)
+            self._workplace.leave()
 
     def publish(self) -> None:
         """Put the file in its place, once it is whole on the disk.
 
         Raises:
+            UsageError: There is a file by now, and it is not to be replaced.
             ResourceError: The disk is full or the folder cannot be written to.
         """
         try:
             self._written.result()
-            self._temporary.chmod(0o666 & ~_umask())
-            with self._temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            self._temporary.replace(self._path)
+            self._made.chmod(self._workplace.mode)
+            self._put()
             _sync_folder(self._path.parent)
+        except FileExistsError as error:
+            raise _exists(self._path) from error
         except (OSError, RuntimeError, SafetensorError) as error:
             # torch.save reports a full disk as a RuntimeError.
-            raise _unwritable(self._path, error) from error
+            raise ResourceError("the output cannot be written", where=str(self._path), why=str(error)) from error
+
+    def _put(self) -> None:
+        if self._overwrite:
+            self._made.replace(self._path)
+            return
+        try:
+            # A link is refused where a file has come to be meanwhile, in one step; renaming would replace it.
+            os.link(self._made, self._path)
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without links.
+            if self._path.exists():
+                raise FileExistsError from None
+            self._made.replace(self._path)
 
 
-def _unwritable(path: Path, error: Exception) -> ResourceError:
-    return ResourceError("the output cannot be written", where=str(path), why=str(error))
-
-
-def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    # One entry only: safetensors writes several in an order of its own, and the same input is to give the same bytes.
-    document = header()
-    metadata = {"format": "pt"} if document is None else {HEADER_KEY: json.dumps(document, sort_keys=True)}
-    save_file(_separate(tensors), path, metadata=metadata)
-
-
-def _write_pickle(path: Path, tensors: Mapping[str, Tensor], _header: Header) -> None:
-    # Into an open file: given a path, torch would write the temporary's random name into the archive.
-    with path.open("wb") as file:
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, file)
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # A tied tensor stands in the file under each of its names, as strict loading asks; so do views that overlap.
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    reached = 0
-    for name in sorted(plain, key=lambda name: plain[name].data_ptr()):
-        start, size = plain[name].data_ptr(), plain[name].nbytes
-        if size and start < reached:
-            plain[name] = plain[name].clone()
-        else:
-            reached = max(reached, start + size)
-    return plain
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+def _exists(path: Path) -> UsageError:
+    return UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
 
 
 def _sync_folder(folder: Path) -> None:

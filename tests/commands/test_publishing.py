@@ -91,8 +91,8 @@ def test_a_writer_that_fails_midway_keeps_the_old_file(
             path.write(b"half of it")
         raise error
 
-    monkeypatch.setattr("bnretrofit.publishing.save_file", fail)
-    monkeypatch.setattr("bnretrofit.publishing.torch.save", fail)
+    monkeypatch.setattr("bnretrofit.serialising.save_file", fail)
+    monkeypatch.setattr("bnretrofit.serialising.torch.save", fail)
     (place.out / name).write_bytes(b"old")
     done = place.retrofit(place.plain, "plain", name, "--overwrite")
     assert done.code == {OSError: 5, KeyboardInterrupt: 130, ValueError: 1}[type(error)]

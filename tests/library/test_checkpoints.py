@@ -110,7 +110,7 @@ def test_views_and_other_memory_layouts_are_written_as_their_values(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_values_that_are_not_finite_are_rejected(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     tensor = torch.ones(2, 3)
     tensor[1, 2] = value
@@ -120,11 +120,42 @@ def test_values_that_are_not_finite_are_rejected(tmp_path: Path, value: float, d
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.ones(2, dtype=torch.complex64)])
-def test_tensors_of_other_kinds_are_rejected(tmp_path: Path, tensor: Tensor) -> None:
-    torch.save({"odd": tensor}, tmp_path / "odd.pth")
-    with pytest.raises(InputRejectedError, match="'odd' is sparse, quantised or complex"):
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.ones(2, dtype=torch.complex64), "complex64"),
+        (torch.ones(2, dtype=torch.bool), "bool"),
+        (torch.ones(2).to(torch.float8_e5m2), "float8_e5m2"),
+        (torch.ones(2, device="meta"), "on the meta device"),
+        (torch.ones(1).expand(100), "expanded from fewer values"),
+    ],
+)
+def test_tensors_of_other_kinds_are_rejected(tmp_path: Path, tensor: Tensor, words: str) -> None:
+    torch.save({"good": torch.ones(2), "odd": tensor}, tmp_path / "odd.pth")
+    with pytest.raises(InputRejectedError, match=f"'odd' is .*{words}"):
         checkpoints.read(tmp_path / "odd.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_a_quantised_tensor_is_rejected(tmp_path: Path) -> None:
+    torch.save({"odd": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}, tmp_path / "odd.pth")
+    with pytest.raises(InputRejectedError, match="a tensor that is quantised"):
+        checkpoints.read(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float8_e5m2, torch.complex64])
+def test_dtypes_in_which_no_network_computes_are_rejected_in_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"odd": torch.ones(2).to(dtype)}, tmp_path / "odd.safetensors")
+    with pytest.raises(InputRejectedError, match="'odd' is of the dtype"):
+        checkpoints.read(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("name", ["wide.safetensors", "wide.pth"])
+def test_doubles_beyond_float32_are_rejected(tmp_path: Path, name: str) -> None:
+    publishing.write(tmp_path / name, {"wide": torch.tensor([1.0, -1e39], dtype=torch.float64)}, None)
+    with pytest.raises(InputRejectedError, match="'wide' holds values beyond float32"):
+        checkpoints.read(tmp_path / name)
 
 
 def test_an_empty_tensor_is_no_fault(tmp_path: Path) -> None:
@@ -132,7 +163,7 @@ def test_an_empty_tensor_is_no_fault(tmp_path: Path) -> None:
     assert checkpoints.read(tmp_path / "empty.safetensors").tensors["empty"].shape == (0, 3)
 
 
-@pytest.mark.parametrize(("content", "words"), [([1], "holds a list"), ({"lr": 1.0}, "'lr' is a float")])
+@pytest.mark.parametrize(("content", "words"), [([1], "holds a list"), ({"lr": 1.0}, "'lr' is no tensor but a float")])
 def test_what_is_no_state_dict_is_rejected(tmp_path: Path, content: Any, words: str) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(InputRejectedError, match=words):
@@ -175,7 +206,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_lack_of_resources(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ResourceError, match="Permission denied"):
         publishing.write(tmp_path / "new.pth", {}, None)
 
@@ -185,6 +216,6 @@ def test_a_file_that_may_not_be_read_is_rejected(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "old.pth").write_bytes(b"PK")
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(InputRejectedError, match="Permission denied"):
         checkpoints.read(tmp_path / "old.pth")

@@ -1,0 +1,91 @@
+"""A path -> the files of a checkpoint: one file, the shards of an index, or what a folder holds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnretrofit.checkpoints.bounds import HEADER_BYTES, SHARDS
+from bnretrofit.errors import InputRejectedError
+
+__all__ = ["Place", "place_of"]
+
+# What tools name a checkpoint in a folder of its own: a run of ours first, then what others save.
+IN_FOLDERS = (
+    *("best.safetensors", "last.safetensors"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+    *("model.safetensors", "pytorch_model.bin", "model_best.pth.tar", "last.pth.tar"),
+)
+INDEX = ".index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a checkpoint's tensors are.
+
+    Attributes:
+        path: What to name it by.
+        files: The files that hold tensors, in the order of their names.
+        index: The file that names them; None for a single one.
+        keys: The tensors of each shard, by its name; None for a single file.
+        notes: What was taken.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    index: Path | None = None
+    keys: dict[str, set[str]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def place_of(path: Path) -> Place:
+    """Find a checkpoint's files.
+
+    Raises:
+        InputRejectedError: A folder holds none, or an index is damaged or names what is not beside it.
+    """
+    notes: tuple[str, ...] = ()
+    if path.is_dir():
+        path = _in_folder(path)
+        notes = (f"took {path.name} in {path.parent}",)
+    if not path.name.endswith(INDEX):
+        return Place(path, (path,), notes=notes)
+    keys = _shards(path)
+    files = tuple(path.parent / name for name in sorted(keys))
+    return Place(path, files, path, keys, (*notes, f"took the {len(files)} shards that {path.name} names"))
+
+
+def _in_folder(folder: Path) -> Path:
+    found = next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
+    if found is None:
+        files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
+        if len(files) != 1:
+            several = f"it holds {len(files)} .safetensors files" if files else "it holds none by a usual name"
+            raise InputRejectedError(
+                "the checkpoint cannot be read",
+                where=str(folder),
+                why=f"it is a folder, and {several}",
+                remedy="pass the file itself",
+            )
+        (found,) = files
+    return found
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """The tensors of each shard, by its name."""
+    try:
+        if index.stat().st_size > HEADER_BYTES:
+            raise ValueError(f"it takes more than {HEADER_BYTES} bytes")
+        document: Any = json.loads(index.read_text(encoding="utf-8"))
+        keys: dict[str, set[str]] = {}
+        for key, name in document["weight_map"].items():
+            # Only what stands beside it: an index from a stranger could point anywhere.
+            if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in (".", ".."):
+                raise ValueError(f"it names {name!r}, which is no file beside it")
+            keys.setdefault(name, set()).add(key)
+        if not 0 < len(keys) <= SHARDS:
+            raise ValueError(f"it names {len(keys)} files")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise InputRejectedError("the index of shards cannot be read", where=str(index), why=why) from error
+    return keys

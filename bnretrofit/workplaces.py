@@ -1,0 +1,136 @@
+"""A folder beside an output in which it is made: one writer at a time, and nothing of it left afterwards.
+
+Given: `out/new.pth`. Result: `out/.new.pth.bnretrofit/`, with a lock in it that the system takes back from a process
+that dies. What a dead process left is swept by the next one that writes into `out`.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from bnretrofit.errors import ResourceError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks: writers there are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Workplace", "sweep"]
+
+SUFFIX = ".bnretrofit"
+LOCK = "lock"
+ATTEMPTS = 100
+
+
+class Workplace:
+    """The folder in which one output is made, while this process holds it.
+
+    Args:
+        output: The output.
+
+    Raises:
+        UsageError: Another process is writing the same output.
+        ResourceError: The folder cannot be written to.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output.with_name(f".{output.name}{SUFFIX}")
+        sweep(output.parent)
+        try:
+            lock = _acquired(self.folder)
+        except OSError as error:
+            raise ResourceError("the output cannot be written", where=str(output), why=str(error)) from error
+        if lock is None:
+            raise UsageError(
+                "the output is being written by another process",
+                where=str(output),
+                remedy="wait for it, or choose another name",
+            )
+        self._lock: int | None = lock
+        self.mode = os.fstat(lock).st_mode & 0o777
+
+    def leave(self) -> None:
+        """Remove the folder with all that is in it, and let the next writer in; once."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            _empty(self.folder)
+            _removed(self.folder, lock)
+
+    def __del__(self) -> None:
+        # An interruption may come before whoever made it could say what is to be done at the end.
+        if getattr(self, "_lock", None) is not None:
+            self.leave()
+
+
+def sweep(parent: Path) -> None:
+    """Remove what writers that died have left in a folder."""
+    for folder in parent.glob(f".*{SUFFIX}"):
+        # Somebody else's folder, or one that is being removed just now, is left to them.
+        with suppress(OSError):
+            lock = _opened(folder, create=False)
+            if lock is None:
+                folder.rmdir()
+            elif _is_held(folder, lock):
+                _empty(folder)
+                _removed(folder, lock)
+
+
+def _acquired(folder: Path) -> int | None:
+    """The lock of a folder that is made for it; None if another process holds it."""
+    for _ in range(ATTEMPTS):
+        with suppress(FileExistsError):
+            folder.mkdir()
+        # It may be removed by its last writer at any moment; then it is made anew.
+        lock = _opened(folder, create=True)
+        if lock is None:
+            continue
+        if _is_held(folder, lock):
+            _empty(folder)
+            return lock
+        if _exists(folder):
+            return None
+    return None
+
+
+def _opened(folder: Path, *, create: bool) -> int | None:
+    flags = os.O_RDWR | (os.O_CREAT if create else 0)
+    try:
+        return os.open(folder / LOCK, flags, 0o666)
+    except FileNotFoundError:
+        return None
+
+
+def _is_held(folder: Path, lock: int) -> bool:
+    """Take the lock, if it is free and still the one that is there; otherwise close it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), (folder / LOCK).stat()):
+            return True
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        # A file system without locks.
+        return True
+    os.close(lock)
+    return False
+
+
+def _exists(folder: Path) -> bool:
+    return (folder / LOCK).exists()
+
+
+def _empty(folder: Path) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _removed(folder: Path, lock: int) -> None:
+    with suppress(OSError):
+        (folder / LOCK).unlink()
+        # Not empty if the next writer is in it already.
+        folder.rmdir()
+    os.close(lock)
