@@ -1,13 +1,19 @@
 """What a user said of the images -> batches for a model."""
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bnretrofit.data import ImageBatches, ImageFiles, find_images
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.zoo import imagenet_classes
 
-__all__ = ["ImageChoice", "accuracy_labels", "batches_of", "notes_on"]
+__all__ = ["ImageChoice", "accuracy_labels", "batches_of", "notes_on", "record_of"]
+
+# A header is read whole whenever its file is: of a thousand bad images it lists some, and says how many there were.
+LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,40 @@ def batches_of(choice: ImageChoice, preprocessing: Preprocessing, files: ImageFi
 
 def notes_on(batches: ImageBatches) -> tuple[str, ...]:
     """What a pass over the images has left out, to be told to the user."""
-    left_out = [*batches.bad, *(f"{path.name}: no image by its name" for path in batches.files.others)]
+    left_out = _left_out(batches)
     if not left_out:
         return ()
     shown = "; ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
     return (f"{len(left_out)} files of {batches.files.root} were left out: {shown}",)
+
+
+def record_of(batches: ImageBatches, seed: int) -> dict[str, Any]:
+    """What is recorded of the images of a pass.
+
+    Args:
+        batches: After the pass.
+        seed: With which they were drawn.
+
+    Returns:
+        A JSON document: how many images were used, digests of the names that were drawn and of the images that were
+        used, how many files were left out, and which (the first of them).
+    """
+    files, used, left_out = batches.files, batches.readable, _left_out(batches)
+    names = b"\n".join(os.fsencode(path.relative_to(files.root)) for path in files.paths)
+    return {
+        "images": len(used.paths),
+        "names_sha256": hashlib.sha256(names).hexdigest(),
+        "images_sha256": used.digest(),
+        "bad_images": left_out[:LISTED],
+        "bad_images_total": len(left_out),
+        "seed": seed,
+    }
+
+
+def _left_out(batches: ImageBatches) -> list[str]:
+    root = batches.files.root
+    others = (f"{path.relative_to(root).as_posix()}: no image by its name" for path in batches.files.others)
+    return [*batches.bad, *others]
 
 
 def accuracy_labels(batches: ImageBatches, classes: int) -> list[int] | None:

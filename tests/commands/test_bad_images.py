@@ -1,9 +1,12 @@
 """Folders of images that cannot be worked with, and bad images that a user allows."""
 
+import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.commands.running import Outcome, Place, draw_images, factory, header_of, run
 
@@ -45,10 +48,28 @@ def test_text_files_among_the_images(place: Place) -> None:
     assert "--max-bad-images 1" in said
 
 
-@pytest.mark.parametrize("content", [b"this is text", b""])
-def test_an_image_that_cannot_be_read(place: Place, content: bytes) -> None:
+@pytest.mark.parametrize(("content", "why"), [(b"this is text", "no image of a format"), (b"", "it is empty")])
+def test_an_image_that_cannot_be_read(place: Place, content: bytes, why: str) -> None:
     (place.images / "text.jpg").write_bytes(content)
-    assert "text.jpg" in refusal(place)
+    said = refusal(place)
+    assert "text.jpg: an image cannot be read: " in said
+    assert why in said
+
+
+def test_an_image_whose_white_is_not_known(place: Place) -> None:
+    Image.new("F", (8, 8), 0.5).save(place.images / "floats.tif")
+    assert "floating-point" in refusal(place)
+
+
+def test_huge_images_are_refused_and_large_ones_read_without_a_word(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pillow refuses what has twice as many pixels; these have 64.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    assert "DecompressionBombError" in refusal(place)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)
+    done = place.retrofit(place.plain, "plain", "new.safetensors")
+    assert (done.code, done.notes) == (0, [])
 
 
 def test_an_image_cut_short(place: Place) -> None:
@@ -78,9 +99,34 @@ def test_bad_images_that_are_allowed_are_counted_listed_and_said(place: Place) -
     done = allowed(place, "--max-bad-images", 2)
     assert done.code == 0
     calibration = header_of(place.out / "new.safetensors")["calibration"]
-    assert calibration["images"] == 4
-    assert any(line.startswith("text.jpg: ") for line in calibration["bad_images"])
+    assert (calibration["images"], calibration["bad_images_total"]) == (4, 2)
+    assert [line.split(": ")[0] for line in calibration["bad_images"]] == ["text.jpg", "labels.csv"]
+    assert str(place.folder) not in str(calibration)
     assert any("text.jpg" in note for note in done.notes)
+
+
+def test_the_header_and_json_list_the_first_of_many_bad_images_and_count_all(place: Place) -> None:
+    for index in range(25):
+        (place.images / f"bad{index:02}.jpg").write_text("this is text")
+    done = place.retrofit(place.plain, "plain", "new.safetensors", "--max-bad-images", 30, "--json")
+    calibration: dict[str, Any] = header_of(place.out / "new.safetensors")["calibration"]
+    assert done.document["calibration"] == calibration
+    assert (calibration["images"], calibration["bad_images_total"]) == (4, 25)
+    assert [line.split(":")[0] for line in calibration["bad_images"]] == [f"bad{index:02}.jpg" for index in range(20)]
+
+
+def test_the_header_holds_a_digest_of_the_images_that_were_used(place: Place) -> None:
+    assert allowed(place, "--max-bad-images", 2).code == 0
+    used = [(name, (place.images / name).read_bytes()) for name in ("0.png", "1.png", "2.png", "3.png")]
+    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in used)
+    calibration = header_of(place.out / "new.safetensors")["calibration"]
+    assert calibration["images_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_workers_count_bad_images_too(place: Place) -> None:
+    done = allowed(place, "--max-bad-images", 2, "--workers", 1)
+    assert done.code == 0
+    assert header_of(place.out / "new.safetensors")["calibration"]["bad_images_total"] == 2
 
 
 def test_more_bad_images_than_allowed_are_refused(place: Place) -> None:

@@ -1,5 +1,6 @@
 """Folders of images -> batches: which files, which labels, which tensors."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,28 @@ def test_the_rest_is_what_a_sample_left(classes: Path) -> None:
     assert [found.classes[label] for label in rest.labels] == [path.parent.name for path in rest.paths]
 
 
+def test_the_digest_is_that_of_names_and_contents_alone(classes: Path) -> None:
+    digest = find_images(classes).digest()
+    names = [f"{folder}/{image}.png" for folder in ("ant", "dog", "fox") for image in (0, 1)]
+    lines = [f"{hashlib.sha256((classes / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    assert digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+    moved = classes.rename(classes.with_name("moved"))
+    assert find_images(moved).digest() == digest
+    draw(moved / "dog" / "0.png", (9, 9, 9))
+    changed = find_images(moved).digest()
+    (moved / "dog" / "0.png").rename(moved / "dog" / "2.png")
+    assert len({digest, changed, find_images(moved).digest(), find_images(moved).taken([0]).digest()}) == 4
+
+
+def test_the_digest_knows_names_that_are_no_text(tmp_path: Path) -> None:
+    # Linux lets a file be named by any bytes.
+    try:
+        draw(tmp_path / "plain.png").rename(tmp_path / "\udcff.png")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes names of text only")
+    assert len(find_images(tmp_path).digest()) == 64
+
+
 def test_batches_are_float32_in_the_order_of_the_files(classes: Path) -> None:
     batches = ImageBatches(find_images(classes), RGB, batch_size=4)
     found = list(batches)
@@ -155,9 +178,19 @@ def test_unreadable_images_are_listed_and_their_labels_left_out(classes: Path) -
         assert sum(len(batch) for batch in batches) == 5
         assert [line.split(": Un")[0] for line in batches.bad] == ["dog/0.png", "dog/a:b.png"]
     assert batches.labels == [0, 0, 1, 2, 2]
+    assert [path.name for path in batches.readable.paths] == ["0.png", "1.png", "1.png", "0.png", "1.png"]
 
 
 def test_one_unreadable_image_too_many_is_an_error(classes: Path) -> None:
     (classes / "dog" / "0.png").write_text("no image")
-    with pytest.raises(InputRejectedError, match=r"dog/0\.png.*--max-bad-images"):
+    with pytest.raises(InputRejectedError, match=r"dog/0\.png: an image cannot be read: .*--max-bad-images"):
         list(ImageBatches(find_images(classes), RGB, batch_size=4))
+    (classes / "fox" / "0.png").write_text("no image")
+    with pytest.raises(InputRejectedError, match=r"fox/0\.png: 2 files are no readable images, this one the last: "):
+        list(ImageBatches(find_images(classes), RGB, batch_size=4, max_bad_images=1))
+
+
+def test_a_transform_that_fails_is_no_fault_of_the_image(classes: Path) -> None:
+    batches = ImageBatches(find_images(classes), Preprocessing((3, None, None), std=(1.0, 1.0)), 4, max_bad_images=6)
+    with pytest.raises(RuntimeError):
+        list(batches)
