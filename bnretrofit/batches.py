@@ -20,6 +20,7 @@ __all__ = [
     "example_from",
     "map_tensors",
     "sample_count",
+    "split",
     "taken",
 ]
 
@@ -81,6 +82,22 @@ def sample_count(batch: Batch) -> int:
     """Number of samples in a batch: the leading size of its first tensor, 1 for a scalar."""
     first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
     return 1 if first is None or not first.dim() else first.shape[0]
+
+
+def split(batch: Batch, most: int) -> list[Batch]:
+    """A batch as batches of at most that many samples, in order.
+
+    Tensors whose leading size is the number of samples are split; whatever else there is, each part gets whole.
+    """
+    samples = sample_count(batch)
+
+    def part(start: int) -> Batch:
+        return map_tensors(
+            lambda tensor: tensor[start : start + most] if tensor.dim() and tensor.shape[0] == samples else tensor,
+            batch,
+        )
+
+    return [part(start) for start in range(0, samples, most)]
 
 
 def doubled(batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ serves all sites. Each output is reduced as it appears, since an in-place activa
 """
 
 from collections.abc import Iterable, Sized
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from tqdm import tqdm
 
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors, taken
 from bnretrofit.copies import share_copy
-from bnretrofit.errors import InputRejectedError
-from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit.errors import InputRejectedError, ResourceError
+from bnretrofit.memory import Parts, is_out_of_memory
+from bnretrofit.moments import ChannelStats, PassMoments
 from bnretrofit.sites import Plan, Site
 from bnretrofit.surgery import check_sites, place_norms
 
@@ -26,7 +28,8 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
 
     The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after
     an exception. Convolutions on the CPU run in channels_last, which is the faster layout there. The result does not
-    depend on how the samples are batched, but for what the network's own kernels round otherwise at another batch size.
+    depend on how the samples are batched, but for what the network's own kernels round otherwise at another batch size:
+    a batch that does not fit in memory is run in parts, with a SplitBatchWarning.
 
     Args:
         model: The network the plan was made for.
@@ -39,41 +42,58 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
     Raises:
         InputRejectedError: The plan does not fit the model, there is no batch, the model does not take one, or an
             activation is not finite.
+        ResourceError: Not even one sample fits in memory.
     """
     check_sites(model, plan)
     iterator = taken(batches, "calibrate")
     first = next(iterator)
     total = len(batches) if isinstance(batches, Sized) else None
-    moments: dict[str, Moments] = {}
     with torch.inference_mode(), tqdm(total=total, desc="calibrate", unit="batch", delay=1.0, leave=False) as progress:
-        run = _first_run(model, plan, first, moments)
+        run = _first_run(model, plan, first)
         progress.update()
         for batch in iterator:
-            _forward(run, batch)
+            run.add(batch)
             progress.update()
-    return {name: _checked(name, gathered.stats()) for name, gathered in moments.items()}
+    run.parts.tell()
+    stats = run.moments.stats()
+    return {site.name: _checked(site.name, stats.get(site.name)) for site in plan.sites}
 
 
-def _first_run(model: nn.Module, plan: Plan, batch: Batch, moments: dict[str, Moments]) -> nn.Module:
+class _Run:
+    """A model that measures, what it has measured, and how its batches fit in memory."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.moments = PassMoments()
+        self.parts = Parts()
+        # Modules rather than hooks: torch's fast paths give way to hooks, and would come back once they are gone.
+        collectors = {site.name: _Collector(self.moments, site) for site in plan.sites}
+        self._forward = partial(_forward, place_norms(model, plan.sites, collectors).eval())
+
+    def add(self, batch: Batch) -> None:
+        self.parts.run(self._forward, batch, self.moments)
+
+
+def _first_run(model: nn.Module, plan: Plan, batch: Batch) -> _Run:
     """Run the first batch, in the faster layout if the model allows it, and return what runs the others."""
     if _channels_last_is_faster(model, batch):
-        run = _collecting(_in_channels_last(share_copy(model, buffers=False)), plan, moments)
+        run = _Run(_in_channels_last(share_copy(model, buffers=False)), plan)
         try:
-            _forward(run, batch)
-        except InputRejectedError:
-            # Some models call .view on an activation, which this layout does not allow. Any other fault shows again.
+            run.add(batch)
+        except (InputRejectedError, ResourceError):
+            # Some models call .view on an activation, which this layout does not allow, and it takes a copy of the
+            # convolutions' weights. Any other fault shows again.
             pass
         else:
             return run
-    run = _collecting(share_copy(model, buffers=False), plan, moments)
-    _forward(run, batch)
+    run = _Run(share_copy(model, buffers=False), plan)
+    run.add(batch)
     return run
 
 
 class _Collector(nn.Module):
     """Stands where the norm will stand: reduces what passes through, and hands it on."""
 
-    def __init__(self, moments: Moments, site: Site) -> None:
+    def __init__(self, moments: PassMoments, site: Site) -> None:
         super().__init__()
         self.moments = moments
         self.site = site
@@ -87,15 +107,8 @@ class _Collector(nn.Module):
                 where=self.site.name,
                 remedy="make the plan from an example of the same rank",
             )
-        self.moments.add_samples(*sample_moments(output, self.site.channel_dim))
+        self.moments.stage(self.site.name, output, self.site.channel_dim)
         return output
-
-
-def _collecting(model: nn.Module, plan: Plan, moments: dict[str, Moments]) -> nn.Module:
-    # Modules rather than hooks: torch's fast paths give way to hooks, and would come back once they are gone.
-    moments |= {site.name: Moments(site.channels) for site in plan.sites}
-    collectors = {site.name: _Collector(moments[site.name], site) for site in plan.sites}
-    return place_norms(model, plan.sites, collectors).eval()
 
 
 def _channels_last_is_faster(model: nn.Module, batch: Batch) -> bool:
@@ -122,7 +135,7 @@ def _forward(model: nn.Module, batch: Batch) -> None:
     try:
         model(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise InputRejectedError(
             f"the {type(model).__name__} does not take the batch",
@@ -131,8 +144,8 @@ def _forward(model: nn.Module, batch: Batch) -> None:
         ) from error
 
 
-def _checked(name: str, stats: ChannelStats) -> ChannelStats:
-    if stats.count == 0:
+def _checked(name: str, stats: ChannelStats | None) -> ChannelStats:
+    if stats is None:
         raise InputRejectedError(
             "the model goes around what is inserted after the layer",
             where=name,

@@ -5,6 +5,7 @@ __all__ = [
     "InputRejectedError",
     "ResourceError",
     "RetrofitError",
+    "SplitBatchWarning",
     "UsageError",
     "VerificationError",
 ]
@@ -46,6 +47,10 @@ class RetrofitError(Exception):
 
 class InexactIdentityWarning(UserWarning):
     """The device's kernel admits no exact identity, so outputs move by its rounding; verify says by how much."""
+
+
+class SplitBatchWarning(UserWarning):
+    """A batch did not fit in memory and was run in parts, which takes longer and changes no statistics."""
 
 
 class UsageError(RetrofitError):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bnretrofit import pairs
 
-__all__ = ["ChannelStats", "Moments", "sample_moments"]
+__all__ = ["ChannelStats", "Moments", "PassMoments", "sample_moments"]
 
 BLOCK_ELEMENTS = 1 << 20
 """Elements converted to float64 at a time: 8 MB, which the last-level cache of most processors holds."""
@@ -89,6 +89,35 @@ class Moments:
         return ChannelStats(self.count, mean_pair[0].clone(), var)
 
 
+class PassMoments:
+    """Moments of many layers, to which each forward pass adds whole or not at all.
+
+    A pass that runs out of memory in a late layer has gone through the early ones, and will again in smaller parts.
+    """
+
+    def __init__(self) -> None:
+        self._moments: dict[str, Moments] = {}
+        self._staged: list[tuple[str, int, Tensor, Tensor]] = []
+
+    def stage(self, name: str, activation: Tensor, channel_dim: int) -> None:
+        """Reduce a layer's activation, to be added once the pass has gone through."""
+        self._staged.append((name, *sample_moments(activation, channel_dim)))
+
+    def commit(self) -> None:
+        """Add what was staged: the pass has gone through."""
+        for name, count, mean, var in self._staged:
+            self._moments.setdefault(name, Moments(mean.shape[1])).add_samples(count, mean, var)
+        self._staged.clear()
+
+    def discard(self) -> None:
+        """Forget what was staged: the pass has failed."""
+        self._staged.clear()
+
+    def stats(self) -> dict[str, ChannelStats]:
+        """The statistics of every layer that something passed through."""
+        return {name: gathered.stats() for name, gathered in self._moments.items()}
+
+
 def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, Tensor]:
     """Moments of each sample of a batch, in float64 or as exactly.
 
@@ -104,7 +133,8 @@ def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, T
     samples, channels = activation.shape[0], activation.shape[channel_dim]
     count = activation.numel() // max(samples * channels, 1)
     if count == 1:
-        mean = activation.reshape(samples, channels).double()
+        # A copy of what is float64 already: the next layer may overwrite it before it is added.
+        mean = activation.reshape(samples, channels).to(torch.float64, copy=True)
         return 1, mean.cpu(), torch.zeros_like(mean).cpu()
     last = activation if channel_dim == -1 else activation.movedim(1, -1)
     if count * channels <= SMALL_SAMPLE:

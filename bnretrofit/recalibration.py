@@ -7,6 +7,7 @@ are final, and it ends when nothing moves any more.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors
 from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit.memory import Parts
+from bnretrofit.moments import ChannelStats, PassMoments
 from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, is_frozen_norm
 
 __all__ = ["Recalibrated", "recalibrate"]
@@ -53,7 +55,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
     """Measure the running statistics of every norm again, with the weights as they are.
 
     The model runs in eval mode on a copy; it is left as it is. Statistics are gathered as `calibrate` gathers them, so
-    they do not depend on how the samples are batched.
+    they do not depend on how the samples are batched, and a batch that does not fit in memory is run in parts.
 
     Args:
         model: A model with BatchNorms that keep running statistics.
@@ -64,6 +66,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
 
     Raises:
         InputRejectedError: There is no batch or no such norm, or an activation is not finite.
+        ResourceError: Not even one sample fits in memory.
     """
     copy = independent_copy(model)
     modes = {module: module.training for module in copy.modules()}
@@ -75,12 +78,13 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
             why="no batch was given" if norms else "the model has no BatchNorm with running statistics",
         )
     old = {name: _variance(norm).clone() for name, norm in norms.items()}
-    passes = 0
+    passes, parts = 0, Parts()
     with torch.inference_mode(), tqdm(desc="recalibrate", unit="batch", delay=1.0, leave=False) as progress:
         while passes <= len(norms):
             passes += 1
-            if _pass(copy, norms, batches, progress.update) <= SETTLED:
+            if _pass(copy, norms, batches, parts, progress.update) <= SETTLED:
                 break
+    parts.tell()
     for module, training in modes.items():
         module.training = training
     ratios = {name: (old[name] / _variance(norm)).double().cpu() for name, norm in norms.items()}
@@ -96,31 +100,36 @@ def _variance(norm: Any) -> Tensor:
     return variance
 
 
-def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, progress: Callable[[], object]) -> float:
+def _pass(
+    model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts, progress: Callable[[], object]
+) -> float:
     """Measure all norms once and set what was measured; returns the largest relative change of a scale or mean."""
-    moments: dict[str, Moments] = {}
+    moments = PassMoments()
     handles = [
         norm.register_forward_pre_hook(_collector(name, norm, moments), with_kwargs=True)
         for name, norm in norms.items()
     ]
     try:
         for batch in batches:
-            args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
-            model(*args, **kwargs)
+            parts.run(partial(_forward, model), batch, moments)
             progress()
     finally:
         for handle in handles:
             handle.remove()
-    return max((_set(name, norms[name], gathered.stats()) for name, gathered in moments.items()), default=0.0)
+    return max((_set(name, norms[name], stats) for name, stats in moments.stats().items()), default=0.0)
 
 
-def _collector(name: str, norm: nn.Module, moments: dict[str, Moments]) -> Callable[[nn.Module, Any, Any], None]:
+def _forward(model: nn.Module, batch: Batch) -> None:
+    args, kwargs = as_call(map_tensors(lambda tensor: tensor.to(device_of(model), copy=True), batch))
+    model(*args, **kwargs)
+
+
+def _collector(name: str, norm: nn.Module, moments: PassMoments) -> Callable[[nn.Module, Any, Any], None]:
     channel_dim = -1 if isinstance(norm, ChannelsLastBatchNorm1d) else 1
 
     def collect(_norm: nn.Module, inputs: Any, named: Any) -> None:
         read: Tensor = [*inputs, *named.values()][0]
-        gathered = moments.setdefault(name, Moments(read.shape[channel_dim]))
-        gathered.add_samples(*sample_moments(read, channel_dim))
+        moments.stage(name, read, channel_dim)
 
     return collect
 

@@ -1,6 +1,7 @@
 """What a user reads: results on stdout, notes and errors on stderr, or exactly one JSON document on stdout."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, redirect_stdout
@@ -8,9 +9,12 @@ from typing import Any
 
 import click
 
-__all__ = ["counted", "emit_json", "fail", "note", "results_only", "table"]
+__all__ = ["SIGNALS", "counted", "emit_json", "fail", "ignore_interruptions", "note", "results_only", "show", "table"]
 
 SCHEMA_VERSION = 1
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What interrupts a command; a platform may lack some."""
 
 
 def results_only() -> AbstractContextManager[object]:
@@ -18,13 +22,38 @@ def results_only() -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr)
 
 
+def show(text: str, *, err: bool = False) -> None:
+    """Print a text, with whatever a terminal would obey written out: names come from files of strangers."""
+    click.echo("".join(character if _is_harmless(character) else _escaped(character) for character in text), err=err)
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or character in "\n\t"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def note(text: str) -> None:
     """Tell the user something that is not the result."""
-    click.echo(f"note: {text}", err=True)
+    show(f"note: {_in_one_line(text)}", err=True)
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
+
+
+def ignore_interruptions() -> None:
+    """They come too late from here on."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def emit_json(command: str, document: Mapping[str, Any], *, status: str = "ok", exit_code: int = 0) -> None:
-    """Print the command's one JSON document."""
+    """Print the command's one JSON document, which is the last thing that it does."""
+    # An interruption would put a second document after this one, or into it. The door gives the handlers back.
+    ignore_interruptions()
     whole = {"schema_version": SCHEMA_VERSION, "command": command, "status": status, "exit_code": exit_code, **document}
     click.echo(json.dumps(whole, indent=2, allow_nan=False))
 
@@ -36,7 +65,7 @@ def fail(arguments: list[str], kind: str, message: str, exit_code: int) -> int:
         status = "interrupted" if kind == "interrupted" else "error"
         emit_json(command, {"error": {"kind": kind, "message": message}}, status=status, exit_code=exit_code)
     else:
-        click.echo(f"error: {message}", err=True)
+        show(f"error: {_in_one_line(message)}", err=True)
     return exit_code
 
 
@@ -47,7 +76,7 @@ def counted(count: int, noun: str) -> str:
 
 def table(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
     """Rows as text in columns; the last column is not padded."""
-    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    lines = [[_in_one_line(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -1,15 +1,20 @@
-"""The one door for errors: every exception becomes one message and a documented exit code, as text or as JSON."""
+"""The one door: every exception and interruption becomes one message and a documented exit code, as text or as JSON."""
 
 import difflib
 import errno
-import signal
+import os
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .console import fail
+from .interruption import Interruption
 
 __all__ = ["Door"]
 
@@ -22,20 +27,37 @@ class Door(click.Group):
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         """Run a command and exit with its code."""
         arguments = list(sys.argv[1:] if args is None else args)
-        # A polite kill ends like Ctrl-C: what is being written is swept away on the way out.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = _state(_output(arguments))
+        with Interruption(to_the_end=args is None) as interruption:
+            try:
+                code = self._run(arguments, interruption)
+                interruption.too_late(code)
+            except (KeyboardInterrupt, click.Abort):
+                code = INTERRUPTED
+                interruption.too_late(code)
+                # A terminal that was closed takes no message.
+                with suppress(OSError):
+                    fail(arguments, "interrupted", _how_to_go_on(arguments, before), code)
+            # Here the exception is gone, and with it what it held: workers that decode have been told to end.
+            if interruption.received:
+                interruption.leave(code)
+        sys.exit(code)
+
+    def _run(self, arguments: list[str], interruption: Interruption) -> int:
         try:
             result = super().main(arguments, prog_name="bnretrofit", standalone_mode=False)
-            code = result if isinstance(result, int) else 0
         except click.exceptions.Exit as stop:
-            code = stop.exit_code
+            return stop.exit_code
         except click.ClickException as error:
-            code = self._usage(arguments, error)
-        except (KeyboardInterrupt, click.Abort):
-            code = fail(arguments, "interrupted", "nothing was written; run the same command again", INTERRUPTED)
-        except Exception as error:  # noqa: BLE001 - the last door: what leaves here unnamed is a fault of ours
-            code = _unexpected(arguments, error)
-        sys.exit(code)
+            return self._usage(arguments, error)
+        except click.Abort:
+            raise
+        except Exception as error:
+            if interruption.received:
+                # What an interruption is made into by a library that it passes through, or by a worker that it ends.
+                raise KeyboardInterrupt from error
+            return _failed(arguments, error)
+        return result if isinstance(result, int) else 0
 
     def _usage(self, arguments: list[str], error: click.ClickException) -> int:
         message = error.format_message()
@@ -51,26 +73,62 @@ class Door(click.Group):
         return fail(arguments, "usage", message, USAGE)
 
 
-def _unexpected(arguments: list[str], error: Exception) -> int:
+def _output(arguments: list[str]) -> Path | None:
+    for argument, value in pairwise([*arguments, ""]):
+        if argument in ("-o", "--output"):
+            return Path(value)
+        if argument.startswith(("-o", "--output=")):
+            return Path(argument.removeprefix("--output=").removeprefix("-o"))
+    return None
+
+
+def _state(path: Path | None) -> tuple[int, int] | None:
+    """What differs once a file has been replaced, or something been put into a folder."""
+    try:
+        found = path.stat() if path is not None else None
+    except (OSError, ValueError):
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
+def _how_to_go_on(arguments: list[str], before: tuple[int, int] | None) -> str:
+    output = _output(arguments)
+    command = shlex.join(["bnretrofit", *arguments])
+    if output is None or _state(output) == before:
+        return f"interrupted, nothing was written; to start again: {command}"
+    if output.is_dir():
+        return f"interrupted, the folder '{output}' is not complete; remove it, then: {command}"
+    return f"interrupted after '{output}' had been written whole; it came from: {command}"
+
+
+def _failed(arguments: list[str], error: Exception) -> int:
     # Imported here: an error of the library means that the library is loaded.
     from bnretrofit.errors import RetrofitError
+    from bnretrofit.memory import shortage_behind
 
+    if _disk_is_full(error):
+        text = f"{error if isinstance(error, RetrofitError) else f'the disk is full: {error}'}. "
+        remedy = "Free some disk, or write to another one"
+        return fail(arguments, "ResourceError", text + remedy, RESOURCES)
+    if (shortage := shortage_behind(error)) is not None:
+        remedy = "Use a smaller --batch-size or --img-size, fewer --workers, or another --device"
+        return fail(arguments, "ResourceError", f"{shortage}. {remedy}", RESOURCES)
     if isinstance(error, RetrofitError):
         return fail(arguments, type(error).__name__, str(error), error.exit_code)
-    name = type(error).__name__
-    out_of_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if (
-        isinstance(error, MemoryError)
-        or name == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-        or out_of_disk
-    ):
-        remedy = "Free some disk, or use a smaller --batch-size"
-        return fail(arguments, name, f"out of memory or disk: {error}. {remedy}", RESOURCES)
-    import os
     import traceback
 
     if os.environ.get("BNRETROFIT_TRACEBACK"):
         traceback.print_exc()
+    name = type(error).__name__
     remedy = "Please report it with the output of 'bnretrofit env'; BNRETROFIT_TRACEBACK=1 shows where"
     return fail(arguments, name, f"internal error, {name}: {error}. {remedy}", INTERNAL)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors writes from Rust, whose errors are not Python's.
+        if full or "No space left on device" in str(error):
+            return True
+        error = error.__cause__
+    return False

@@ -55,10 +55,11 @@ def test_statistics_are_those_of_all_activations_at_once(build: Any, draw: Any) 
     assert_near(found, reference(model, [site.name for site in plan.sites], batches))
 
 
-def test_an_activation_in_place_does_not_get_into_the_statistics() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_activation_in_place_does_not_get_into_the_statistics(dtype: torch.dtype) -> None:
     # After chain()'s in-place ReLUs no mean could be negative.
-    model = chain()
-    stats = calibrate(model, make_plan(model, images()), [images(16)])
+    model, x = chain().to(dtype), images(16).to(dtype)
+    stats = calibrate(model, make_plan(model, x), [x])
     assert all(bool((found.mean < 0).any()) for found in stats.values())
 
 
