@@ -11,6 +11,7 @@ COMMANDS = {
     "retrofit": "retrofitting",
     "fold": "folding",
     "verify": "verifying",
+    "inspect": "inspecting",
     "demo": "demonstrating",
     "env": "environment",
 }

@@ -15,6 +15,7 @@ __all__ = [
     "layer_options",
     "model_choice",
     "model_options",
+    "state_options",
 ]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -57,6 +58,20 @@ submodule_option = click.option(
     help="Work on this part of the model alone, fed the images: a backbone.",
 )
 
+state_options = stacked(
+    click.option(
+        "--state-dict-key",
+        metavar="KEY",
+        help="Where in a training checkpoint the weights are, such as model or checkpoint.model; found otherwise.",
+    ),
+    click.option(
+        "--use-ema/--no-use-ema",
+        default=True,
+        show_default=True,
+        help="Take a training checkpoint's averaged weights, if it has any.",
+    ),
+)
+
 model_options = stacked(
     click.option(
         "-m",
@@ -67,6 +82,7 @@ model_options = stacked(
         "--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier, where not the library's."
     ),
     click.option("--trust-code", is_flag=True, help="Permit running FILE.py for its factory."),
+    state_options,
     submodule_option,
 )
 
@@ -175,6 +191,8 @@ def model_choice(options: dict[str, Any], name: str | None = None) -> Any:
         num_classes=options["num_classes"],
         trust_code=options["trust_code"],
         submodule=options["submodule"],
+        state_dict_key=options["state_dict_key"],
+        use_ema=options["use_ema"],
     )
 
 

@@ -10,8 +10,9 @@ from bnretrofit.batches import checked_device
 from bnretrofit.data import ImageBatches, find_images
 from bnretrofit.errors import VerificationError
 from bnretrofit.folding import FoldedModel, fold_captured
+from bnretrofit.memory import splits_noted
 from bnretrofit.preprocessing import Preprocessing
-from bnretrofit.publishing import PendingOutput, check_output
+from bnretrofit.publishing import PendingOutput, check_output, check_space
 from bnretrofit.recalibration import Recalibrated, recalibrate
 from bnretrofit.sites import FoldPlan
 from bnretrofit.verification import verify_labelled
@@ -96,12 +97,14 @@ def fold_checkpoint(
     """
     check_output(output, overwrite=overwrite)
     opened = open_model(path, model)
+    check_space(output, opened.tensors_with(opened.model))
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(checked_device(device))
     batches = None if images.folder is None else batches_of(images, preprocessing)
     example = example_for(preprocessing, network) if batches is None else batches.first()[:1]
     folder = choice.recalibrate_on
-    measured = None if folder is None else _recalibrated(network, images, folder, preprocessing)
+    with splits_noted() as splits:
+        measured = None if folder is None else _recalibrated(network, images, folder, preprocessing)
     network = network if measured is None else measured.model
     target = (
         None
@@ -123,7 +126,7 @@ def fold_checkpoint(
         if not report.passed and not choice.force:
             raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
         pending.publish()
-    notes = opened.notes if batches is None else (*opened.notes, *notes_on(batches))
+    notes = (*opened.notes, *splits, *(() if batches is None else notes_on(batches)))
     return Folded(folded.plan, name, compared, output, notes, measured, new_keys(changes, opened.changes))
 
 

@@ -1,5 +1,6 @@
 """A checkpoint file, a model's name, or both -> a model ready to be worked on."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,11 +10,18 @@ from torch import Tensor, nn
 from bnretrofit.checkpoints import Checkpoint, read
 from bnretrofit.choices import nearest
 from bnretrofit.copies import replace_module, share_copy
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import RetrofitError, UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
 from bnretrofit.surgery import record_plan
-from bnretrofit.workflows.restoring import has_meta_tensors, load, plan_shown_by_keys, restructured
+from bnretrofit.workflows.restoring import (
+    conversions,
+    has_meta_tensors,
+    head_size,
+    load,
+    plan_shown_by_keys,
+    restructured,
+)
 from bnretrofit.workflows.written import Changes, Written, what_is_written
 from bnretrofit.zoo import ModelName, build, parse_model
 
@@ -31,6 +39,8 @@ class ModelChoice:
         trust_code: Permit running a Python file.
         otherwise: Its name where neither `name` nor a header says it: a plan file's.
         submodule: The part of it that is meant, by module name; empty for all of it.
+        state_dict_key: Dotted keys of the state_dict in a training checkpoint; None to find it.
+        use_ema: Prefer averaged weights, where a checkpoint has any.
     """
 
     name: str | None = None
@@ -39,6 +49,8 @@ class ModelChoice:
     trust_code: bool = False
     otherwise: str | None = None
     submodule: str = ""
+    state_dict_key: str | None = None
+    use_ema: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,7 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
     named = replace(choice, name=choice.name or choice.otherwise)
     if path is None:
         return _pretrained(named)
-    checkpoint = read(path)
+    checkpoint = read(path, state_dict_key=choice.state_dict_key, use_ema=choice.use_ema)
     written = what_is_written(checkpoint)
     if written is not None:
         return _from_header(checkpoint, written, choice)
@@ -203,14 +215,24 @@ def _loaded(
     if opened.plan is not None and opened.stage == "retrofitted":
         record_plan(opened.model, opened.plan)
     opened.model.eval()
-    return replace(opened, checkpoint=checkpoint, notes=notes)
+    if opened.num_classes != choice.num_classes:
+        notes = (*notes, f"the file's head has {opened.num_classes} outputs: as if --num-classes {opened.num_classes}")
+    converted = conversions(opened.model if opened.whole is None else opened.whole, checkpoint.tensors)
+    return replace(opened, checkpoint=checkpoint, notes=(*notes, *converted))
 
 
 def _restored(
     name: ModelName, checkpoint: Checkpoint, choice: ModelChoice, written: Written | None, device: str
 ) -> Opened:
-    built = build(name, num_classes=choice.num_classes, trust_code=choice.trust_code, device=device)
-    opened = Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes)
+    classes = choice.num_classes
+    built = build(name, num_classes=classes, trust_code=choice.trust_code, device=device)
+    found = head_size(built.model, checkpoint.tensors) if classes is None and written is None else None
+    if found is not None:
+        # A factory may know no such option: then the file's shapes are what is wrong.
+        with suppress(RetrofitError):
+            built = build(name, num_classes=found, trust_code=choice.trust_code, device=device)
+            classes = found
+    opened = Opened(built.model, name, built.preprocessing, num_classes=classes)
     opened = part_of(opened, choice.submodule)
     if written is not None:
         opened = replace(opened, plan=written.plan, stage=written.stage, changes=written.changes)

@@ -1,8 +1,10 @@
 """An architecture and a file's tensors -> the model, in the form in which the file was written."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +20,7 @@ from bnretrofit.surgery import place_norms
 from bnretrofit.workflows.written import Changes
 from bnretrofit.zoo import ModelName, similar_models
 
-__all__ = ["has_meta_tensors", "load", "plan_shown_by_keys", "restructured"]
+__all__ = ["conversions", "has_meta_tensors", "head_size", "load", "plan_shown_by_keys", "restructured"]
 
 
 def plan_shown_by_keys(checkpoint: Checkpoint, model: nn.Module, example: Tensor, submodule: str = "") -> Plan | None:
@@ -91,6 +93,36 @@ def load(model: nn.Module, checkpoint: Checkpoint, name: ModelName) -> None:
     if missing or unexpected or wrong:
         raise _wrong_architecture(checkpoint, name, missing, unexpected, wrong)
     load_tensors(model, {key: _as_expected(tensor, expected[key]) for key, tensor in checkpoint.tensors.items()})
+
+
+def head_size(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """How many outputs a file's head has, where that is all in which it is not the architecture's; None otherwise.
+
+    Given: a `classifier.6.weight` of (10, 4096) in the file, of (1000, 4096) in the architecture. Result: 10.
+    """
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = {key: tensors[key].shape for key in expected if key in tensors and tensors[key].shape != expected[key]}
+    if not shapes or any(not shape or shape[1:] != expected[key][1:] for key, shape in shapes.items()):
+        return None
+    sizes = {(expected[key][0], shape[0]) for key, shape in shapes.items()}
+    return sizes.pop()[1] if len(sizes) == 1 else None
+
+
+def conversions(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What `load` made of a file's dtypes, as a sentence for each kind; none if it left them."""
+    found = Counter(
+        (tensors[key].dtype, value.dtype)
+        for key, value in model.state_dict().items()
+        if key in tensors and tensors[key].dtype != value.dtype
+    )
+    return tuple(
+        f"{count} of the file's tensors are {_name(given)}; the network and the output are {_name(computed)}"
+        for (given, computed), count in found.items()
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def has_meta_tensors(model: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """What `bnretrofit retrofit` does: plan, calibrate, insert, verify, and only then write."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, ImageFiles, find_images
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
+from bnretrofit.memory import splits_noted
 from bnretrofit.preprocessing import Preprocessing
-from bnretrofit.publishing import check_output, write
+from bnretrofit.publishing import check_output, check_space, write
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.agreement import open_agreed
 from bnretrofit.workflows.comparing import compare
 from bnretrofit.workflows.header import header_for
-from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
+from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on, record_of
 from bnretrofit.workflows.opening import ModelChoice
 from bnretrofit.workflows.planfile import PlanFile
 from bnretrofit.workflows.planned import PlanChoice, decide
@@ -36,10 +36,15 @@ class Retrofitted:
     plan: Plan
     model: str
     preprocessing: Preprocessing
-    calibration_images: int
+    calibration: dict[str, Any]
     report: Report
     output: Path
     notes: tuple[str, ...]
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images the statistics are of."""
+        return int(self.calibration["images"])
 
 
 def retrofit_checkpoint(
@@ -86,18 +91,22 @@ def retrofit_checkpoint(
             where=str(path),
             remedy="fold it with --allow-new-layers first",
         )
+    check_space(output, opened.tensors_with(opened.model))
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(checked_device(device))
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
     plan, like = decide(opened, choice, batches.first()[:1], trust_code=model.trust_code)
-    stats = calibrate(network, plan, batches)
+    with splits_noted() as splits:
+        stats = calibrate(network, plan, batches)
     result = insert_sharing(network, plan, stats)
     report = _verified(network, result, replace(images, num_images=VERIFY_IMAGES), batches, everything)
+    report = replace(report, notes=(*report.notes, *splits))
     if not report.passed and not force:
         raise VerificationError(
             "the retrofitted model is not the original's equal", why=report.reason, where=report.layer
         )
     name = str(opened.name if like is None else like)
+    calibration = record_of(batches, images.seed)
     header = header_for(
         opened,
         stage="retrofitted",
@@ -105,11 +114,12 @@ def retrofit_checkpoint(
         preprocessing=preprocessing,
         changes=opened.changes,
         plan=plan,
-        calibration=_calibration(batches, images.seed),
+        calibration=calibration,
     )
     write(output, opened.tensors_with(result), header, overwrite=overwrite)
-    used = len(batches.files.paths) - len(batches.bad)
-    return Retrofitted(plan, name, preprocessing, used, report, output, (*opened.notes, *notes_on(batches)))
+    return Retrofitted(
+        plan, name, preprocessing, calibration, report, output, (*opened.notes, *notes_on(batches), *splits)
+    )
 
 
 def _verified(
@@ -119,14 +129,3 @@ def _verified(
     left = everything.without(used.files)
     chosen = (left if left.paths else everything).sampled(images.num_images, images.seed)
     return compare(original, result, batches_of(images, used.preprocessing, chosen)).report
-
-
-def _calibration(batches: ImageBatches, seed: int) -> dict[str, Any]:
-    """What the header says of the images that were measured."""
-    names = "\n".join(str(path.relative_to(batches.files.root)) for path in batches.files.paths)
-    return {
-        "images": len(batches.files.paths) - len(batches.bad),
-        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
-        "bad_images": list(batches.bad),
-        "seed": seed,
-    }

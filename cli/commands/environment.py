@@ -2,7 +2,7 @@
 
 import click
 
-from ..console import emit_json
+from ..console import emit_json, show
 from ..options import json_option
 
 
@@ -23,4 +23,4 @@ def command(*, as_json: bool) -> None:
         return
     width = max(len(name) for name in found)
     for name, value in found.items():
-        click.echo(f"{name.ljust(width)}  {value}")
+        show(f"{name.ljust(width)}  {value}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note, results_only, table
+from ..console import counted, emit_json, note, results_only, show, table
 from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
 
 
@@ -82,29 +82,28 @@ def command(
             "recalibrated": None if done.recalibrated is None else ratio_figures(done.recalibrated),
             "accuracy": done.compared.accuracy,
             "report": report.to_json(),
+            "notes": list(done.notes),
         }
         emit_json("fold", document, status="ok" if report.passed else "failed", exit_code=exit_code)
         return exit_code
     unchanged = sum(found.unchanged for found in done.plan.folds)
     channels = sum(found.channels for found in done.plan.folds)
-    click.echo(f"model          {done.model}")
+    show(f"model          {done.model}")
     if not done.plan.folds:
-        click.echo("folded         nothing")
+        show("folded         nothing")
     kept = f"{unchanged} of {channels} channels keep their weights bit for bit"
     if done.plan.folds:
-        click.echo(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
+        show(f"folded         {counted(len(done.plan.folds), 'BatchNorm')}; {kept}")
     if done.plan.scales is not None:
-        click.echo(f"scales         {done.plan.scales}")
+        show(f"scales         {done.plan.scales}")
     if done.recalibrated is not None:
-        click.echo(f"recalibrated   {ratio_text(done.recalibrated)}")
+        show(f"recalibrated   {ratio_text(done.recalibrated)}")
     for key in done.new_keys:
-        click.echo(f"new key        {key}")
+        show(f"new key        {key}")
     if done.plan.leaves:
-        click.echo(
-            table([dataclasses.astuple(leave) for leave in done.plan.leaves], ("left in place", "kind", "because"))
-        )
-    click.echo(str(report))
-    click.echo(f"wrote          {output}")
+        show(table([dataclasses.astuple(leave) for leave in done.plan.leaves], ("left in place", "kind", "because")))
+    show(str(report))
+    show(f"wrote          {output}")
     return exit_code
 
 

@@ -4,8 +4,17 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note, results_only
-from ..options import FILE, json_option, layer_options, model_choice, plan_choice, stacked, submodule_option
+from ..console import emit_json, note, results_only, show
+from ..options import (
+    FILE,
+    json_option,
+    layer_options,
+    model_choice,
+    plan_choice,
+    stacked,
+    state_options,
+    submodule_option,
+)
 from ..tree import plan_text
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -16,6 +25,7 @@ options = stacked(
         "--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier, where not the library's."
     ),
     click.option("--trust-code", is_flag=True, help="Permit running FILE.py for its factory."),
+    state_options,
     submodule_option,
     layer_options,
     click.option(
@@ -44,8 +54,8 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
     from bnretrofit.workflows.planned import plan_model
 
     path = FILE.convert(target, None, None)
-    # What looks like a file is one, so that a missing file is called missing.
-    is_file = path.is_file() or path.suffix in CHECKPOINT_SUFFIXES
+    # What looks like a file is one, so that a missing file is called missing; a bare name may be a folder's, too.
+    is_file = path.is_file() or path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and "/" in target)
     with results_only():
         planned = plan_model(
             model_choice(given, given["model"] if is_file else target),
@@ -61,4 +71,4 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
         document["plan_schema_version"] = document.pop("schema_version")
         emit_json("plan", {"model": planned.model, "like": planned.like, **document})
         return
-    click.echo(plan_text(planned.plan, planned.order))
+    show(plan_text(planned.plan, planned.order))

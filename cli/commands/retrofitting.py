@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..console import counted, emit_json, note, results_only
+from ..console import counted, emit_json, note, results_only, show
 from ..options import (
     FILE,
     device_option,
@@ -78,17 +78,19 @@ def command(
             "plan": done.plan.to_json(),
             "preprocessing": done.preprocessing.to_json(),
             "calibration_images": done.calibration_images,
+            "calibration": done.calibration,
             "report": done.report.to_json(),
+            "notes": list(done.notes),
         }
         emit_json("retrofit", document, status="ok" if done.report.passed else "failed", exit_code=exit_code)
         return exit_code
-    click.echo(f"model          {done.model}")
-    click.echo(f"preprocessing  {done.preprocessing}")
-    click.echo(f"calibrated     {done.calibration_images} images")
+    show(f"model          {done.model}")
+    show(f"preprocessing  {done.preprocessing}")
+    show(f"calibrated     {done.calibration_images} images")
     # What a plan file leaves out, `bnretrofit plan` would take.
     why = " (bnretrofit plan says why)" if given["plan_file"] is None else ""
     left = f"{counted(len(done.plan.skips), 'layer')} left alone{why}"
-    click.echo(f"inserted       {counted(len(done.plan.sites), 'BatchNorm')}; {left}")
-    click.echo(str(done.report))
-    click.echo(f"wrote          {output}")
+    show(f"inserted       {counted(len(done.plan.sites), 'BatchNorm')}; {left}")
+    show(str(done.report))
+    show(f"wrote          {output}")
     return exit_code

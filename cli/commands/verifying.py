@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..console import emit_json, note, results_only
+from ..console import emit_json, note, results_only, show
 from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
 
 
@@ -51,10 +51,10 @@ def command(
         note(text)
     exit_code = 0 if done.report.passed else 3
     if as_json:
-        document = {"report": done.report.to_json(), "accuracy": done.accuracy}
+        document = {"report": done.report.to_json(), "accuracy": done.accuracy, "notes": list(done.notes)}
         emit_json("verify", document, status="ok" if done.report.passed else "failed", exit_code=exit_code)
         return exit_code
-    click.echo(str(done.report))
+    show(str(done.report))
     if done.accuracy is not None:
-        click.echo(f"  accuracy    top-1 {100 * done.accuracy[0]:.2f} % and {100 * done.accuracy[1]:.2f} %")
+        show(f"  accuracy    top-1 {100 * done.accuracy[0]:.2f} % and {100 * done.accuracy[1]:.2f} %")
     return exit_code
