@@ -1,5 +1,7 @@
 """The one family of errors: what went wrong, where, why, and what to do about it."""
 
+from typing import Any
+
 __all__ = [
     "InexactIdentityWarning",
     "InputRejectedError",
@@ -60,9 +62,14 @@ class UsageError(RetrofitError):
 
 
 class VerificationError(RetrofitError):
-    """Two models that must be the same function are not."""
+    """Two models that must be the same function are not.
+
+    Attributes:
+        report: What verification found, as a JSON document; None where none was made.
+    """
 
     exit_code = 3
+    report: dict[str, Any] | None = None
 
 
 class InputRejectedError(RetrofitError):

@@ -58,12 +58,12 @@ def emit_json(command: str, document: Mapping[str, Any], *, status: str = "ok", 
     click.echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
-def fail(arguments: list[str], kind: str, message: str, exit_code: int) -> int:
+def fail(arguments: list[str], kind: str, message: str, exit_code: int, **more: object) -> int:
     """Print an error, as JSON on stdout if the command was asked for JSON, and return the exit code."""
     if "--json" in arguments:
         command = next((argument for argument in arguments if not argument.startswith("-")), "")
         status = "interrupted" if kind == "interrupted" else "error"
-        emit_json(command, {"error": {"kind": kind, "message": message}}, status=status, exit_code=exit_code)
+        emit_json(command, {"error": {"kind": kind, "message": message}, **more}, status=status, exit_code=exit_code)
     else:
         show(f"error: {_in_one_line(message)}", err=True)
     return exit_code

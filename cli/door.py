@@ -114,7 +114,9 @@ def _failed(arguments: list[str], error: Exception) -> int:
         remedy = "Use a smaller --batch-size or --img-size, fewer --workers, or another --device"
         return fail(arguments, "ResourceError", f"{shortage}. {remedy}", RESOURCES)
     if isinstance(error, RetrofitError):
-        return fail(arguments, type(error).__name__, str(error), error.exit_code)
+        report = getattr(error, "report", None)
+        more = {} if report is None else {"report": report}
+        return fail(arguments, type(error).__name__, str(error), error.exit_code, **more)
     import traceback
 
     if os.environ.get("BNRETROFIT_TRACEBACK"):

@@ -13,12 +13,12 @@ from bnretrofit.checkpoints import read_header
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.verification import RANDOM_SAMPLES, verify_labelled
 from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of, notes_on
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
-__all__ = ["Compared", "compare", "verify_checkpoints"]
+__all__ = ["Compared", "compare", "failed", "verify_checkpoints"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,13 @@ def compare(
     counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
     report = verify_labelled(a, b, batches, rtol=rtol, atol=atol, accuracy=counted, graphs=graphs)
     return Compared(report, None if counted is None else counted.shares())
+
+
+def failed(what: str, report: Report) -> VerificationError:
+    """The error of a result that is not what it must be, with what was found."""
+    error = VerificationError(what, why=report.reason, where=report.layer)
+    error.report = report.to_json()
+    return error
 
 
 def verify_checkpoints(

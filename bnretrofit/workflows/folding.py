@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from bnretrofit.batches import checked_device
 from bnretrofit.data import ImageBatches, find_images
-from bnretrofit.errors import VerificationError
 from bnretrofit.folding import FoldedModel, fold_captured
 from bnretrofit.memory import splits_noted
 from bnretrofit.preprocessing import Preprocessing
@@ -17,7 +16,7 @@ from bnretrofit.recalibration import Recalibrated, recalibrate
 from bnretrofit.sites import FoldPlan
 from bnretrofit.verification import verify_labelled
 from bnretrofit.workflows.changing import changes_by, new_keys, plan_left
-from bnretrofit.workflows.comparing import Compared, compare
+from bnretrofit.workflows.comparing import Compared, compare, failed
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
 from bnretrofit.workflows.opening import ModelChoice, architecture, example_for, open_model
@@ -124,7 +123,7 @@ def fold_checkpoint(
         compared = _compared(network, folded, example, batches)
         report = compared.report
         if not report.passed and not choice.force:
-            raise VerificationError("the folded model is not the same function", why=report.reason, where=report.layer)
+            raise failed("the folded model is not the same function", report)
         pending.publish()
     notes = (*opened.notes, *splits, *(() if batches is None else notes_on(batches)))
     return Folded(folded.plan, name, compared, output, notes, measured, new_keys(changes, opened.changes))

@@ -10,14 +10,14 @@ from bnretrofit.batches import checked_device
 from bnretrofit.calibration import calibrate
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, ImageFiles, find_images
-from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.errors import UsageError
 from bnretrofit.insertion import insert_sharing
 from bnretrofit.memory import splits_noted
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.publishing import check_output, check_space, write
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.agreement import open_agreed
-from bnretrofit.workflows.comparing import compare
+from bnretrofit.workflows.comparing import compare, failed
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on, record_of
 from bnretrofit.workflows.opening import ModelChoice
@@ -102,9 +102,7 @@ def retrofit_checkpoint(
     report = _verified(network, result, replace(images, num_images=VERIFY_IMAGES), batches, everything)
     report = replace(report, notes=(*report.notes, *splits))
     if not report.passed and not force:
-        raise VerificationError(
-            "the retrofitted model is not the original's equal", why=report.reason, where=report.layer
-        )
+        raise failed("the retrofitted model is not the original's equal", report)
     name = str(opened.name if like is None else like)
     calibration = record_of(batches, images.seed)
     header = header_for(

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from cli.console import SIGNALS
-from cli.door import Interruption
+from cli.interruption import Interruption
 from tests.commands.running import (
     DIGITS,
     MODEL,

@@ -67,6 +67,9 @@ def test_a_failed_fold_does_not_publish(place: Place, monkeypatch: pytest.Monkey
     done = run(*command)
     assert (done.code, place.outputs()) == (3, ["bn.safetensors"])
     assert "the folded model is not the same function" in done.error
+    told = run(*command, "--json").document
+    assert told["error"]["kind"] == "VerificationError"
+    assert told["report"]["passed"] is False
     assert run(*command, "--force").code == 3
     assert "back.pth" in place.outputs()
 
