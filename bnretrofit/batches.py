@@ -84,20 +84,9 @@ def sample_count(batch: Batch) -> int:
     return 1 if first is None or not first.dim() else first.shape[0]
 
 
-def split(batch: Batch, most: int) -> list[Batch]:
-    """A batch as batches of at most that many samples, in order.
-
-    Tensors whose leading size is the number of samples are split; whatever else there is, each part gets whole.
-    """
-    samples = sample_count(batch)
-
-    def part(start: int) -> Batch:
-        return map_tensors(
-            lambda tensor: tensor[start : start + most] if tensor.dim() and tensor.shape[0] == samples else tensor,
-            batch,
-        )
-
-    return [part(start) for start in range(0, samples, most)]
+def split(batch: Tensor, most: int) -> list[Tensor]:
+    """A batch as batches of at most that many samples, in order."""
+    return [batch[start : start + most] for start in range(0, len(batch), most)]
 
 
 def doubled(batch: Batch) -> Batch:

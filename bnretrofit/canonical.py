@@ -4,7 +4,7 @@ Norms that are the running kernel's exact identity are left out. On request the 
 beside them, whose effective tensors then stand in the list.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +84,11 @@ def plain_steps(graph: Graph, left_out: Collection[str] = ()) -> list[Step]:
 def absorbed_steps(graph: Graph) -> list[Step]:
     """The graph without any norm that a layer can take up."""
     gone = identity_norms(graph)
+    found = {norm: call for norm, call in backward_norms(graph).items() if norm not in gone}
     backward = {
         norm: call
-        for norm, call in backward_norms(graph).items()
-        if norm not in gone and reads_own_tensors(graph, call)
+        for norm, call in found.items()
+        if reads_own_tensors(graph, call) and _always_has(graph, call, graph.owners[norm], found)
     }
     rest = {norm: effective_affine(graph, norm) for norm in plain_norms(graph) if norm not in gone | backward}
 
@@ -98,6 +99,13 @@ def absorbed_steps(graph: Graph) -> list[Step]:
     arrived = {norm for norm, place in forward.places.items() if isinstance(place, Arrival)}
     after = {call: norm for norm, call in backward.items()}
     return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, forward.before, wanted=True))
+
+
+def _always_has(graph: Graph, call: fx.Node, norm: str, found: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether every call of a layer has the same norm after it, as only then the layer takes it up."""
+    layer = graph.owners[call]
+    calls = {node for node in graph.nodes if graph.owners[node] == layer and op_of(node) in LAYER_OPS}
+    return calls <= {source for node, source in found.items() if graph.owners[node] == norm}
 
 
 def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:

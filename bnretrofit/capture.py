@@ -147,15 +147,22 @@ def refuse_wrapped(model: nn.Module) -> None:
     Raises:
         InputRejectedError: It is scripted, compiled or distributed.
     """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputRejectedError(
-            "a scripted module has no Python modules to edit", remedy="pass the model before torch.jit"
-        )
-    for attribute, wrapper in (("_orig_mod", "torch.compile"), ("module", "DistributedDataParallel")):
-        if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel") and hasattr(
-            model, attribute
-        ):
+    wrappers = (("_orig_mod", "torch.compile"), ("module", "DistributedDataParallel"))
+    kinds = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    for attribute, wrapper in wrappers:
+        wraps = isinstance(model, kinds) or type(model).__name__ == "OptimizedModule"
+        if wraps and hasattr(model, attribute):
             raise InputRejectedError(f"the model is wrapped by {wrapper}", remedy=f"pass model.{attribute}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            remedy = "pass the model before torch.jit"
+            raise InputRejectedError(
+                "a scripted module has no Python modules to edit", where=name or None, remedy=remedy
+            )
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise InputRejectedError(
+                "a part of the model is wrapped by DistributedDataParallel", where=name, remedy="unwrap it first"
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -44,13 +44,19 @@ def _deepcopy(model: nn.Module, memo: dict[int, object]) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        result = copy.deepcopy(model, memo)
     except Exception as error:
         raise InputRejectedError(
             f"the {type(model).__name__} cannot be copied",
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             remedy="remove from the model what Python's copy.deepcopy cannot copy",
         ) from error
+    if result.training is not model.training:
+        # torchvision's feature extractors come back in training mode, with the graph for it.
+        result.train(model.training)
+    for module, found in zip(model.modules(), result.modules(), strict=True):
+        found.training = module.training
+    return result
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

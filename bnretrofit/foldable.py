@@ -68,7 +68,9 @@ def find_folds(graph: Graph, model: nn.Module, *, allow_new_layers: bool = False
     folds = tuple(decision for decision in found.values() if isinstance(decision, Fold))
     leaves = tuple(Leave(name, kinds[name], why) for name, why in found.items() if isinstance(why, str))
     scales = scales_of({fold.norm: norms[fold.norm] for fold in folds})
-    return Foldable(FoldPlan(folds, (*leaves, *_functional(graph, norms)), scales), before)
+    functional = _functional(graph, norms)
+    leaves = tuple(leave for leave in leaves if leave.name not in {found.name for found in functional})
+    return Foldable(FoldPlan(folds, (*leaves, *functional), scales), before)
 
 
 def _functional(graph: Graph, norms: Collection[str]) -> list[Leave]:
@@ -77,7 +79,7 @@ def _functional(graph: Graph, norms: Collection[str]) -> list[Leave]:
     for node in graph.nodes:
         if op_of(node).startswith("aten.batch_norm.") and graph.owners[node] not in norms:
             use = graph.tensor(node.args[3])
-            name = graph.owners[node] if use is None else use.name.rpartition(".")[0]
+            name = f"{graph.owners[node]}.{node.name}".lstrip(".") if use is None else use.name.rpartition(".")[0]
             reason = f"{graph.place(node)} calls {op_of(node)} itself: there is no BatchNorm module to take out"
             found[name] = Leave(name, "functional", reason)
     return list(found.values())

@@ -99,31 +99,36 @@ def fold(
     return independent_copy(folded.model)
 
 
+# Samples more; and what is added to each size beyond samples and channels, and how often it is taken before.
+OTHER_SIZES = ((0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 0, 2))
+
+
 def _require_close(model: nn.Module, folded: nn.Module, example: Batch) -> None:
-    """Run both on random inputs, also of another size if the model takes it: it may pad at some sizes only."""
+    """Run both on random inputs, also of other sizes where the model takes them: at one size, much looks alike."""
     generator = torch.Generator().manual_seed(0)
     device, tolerance = device_of(model), tolerance_for(dtype_of(model))
     networks = [share_copy(network, buffers=False).eval() for network in (model, folded)]
 
-    def drawn(tensor: Tensor, more: int) -> Tensor:
+    def drawn(tensor: Tensor, samples: int, more: int, times: int) -> Tensor:
         if not tensor.dtype.is_floating_point:
             return tensor
-        shape = [size + more if dim > 1 and tensor.dim() > 2 else size for dim, size in enumerate(tensor.shape)]
-        return torch.randn(shape, generator=generator).to(device, tensor.dtype)
+        sizes = [times * size + more if dim > 1 and tensor.dim() > 2 else size for dim, size in enumerate(tensor.shape)]
+        sizes[:1] = [size + samples for size in sizes[:1]]
+        return torch.randn(sizes, generator=generator).to(device, tensor.dtype)
 
-    for more in (0, 1):
-        args, kwargs = as_call(map_tensors(partial(drawn, more=more), example))
+    for number, (samples, more, times) in enumerate(OTHER_SIZES):
+        args, kwargs = as_call(map_tensors(partial(drawn, samples=samples, more=more, times=times), example))
         try:
             wanted = _outputs(networks[0], args, kwargs)
         except (RuntimeError, ValueError, AssertionError):
-            if more:
-                return
+            if number:
+                continue
             raise
         # Outside: what the model takes, the folded one has to take.
         for mine, other in zip(wanted, _outputs(networks[1], args, kwargs), strict=True):
             error = float((mine - other).abs().max())
             if not error <= tolerance.rtol * float(mine.abs().max()) + tolerance.atol:
-                why = f"outputs differ by {error:.3g} on random inputs of {'another' if more else 'the same'} size"
+                why = f"outputs differ by {error:.3g} on random inputs of {'another' if number else 'the same'} size"
                 raise VerificationError("the folded model is not the same function", why=why)
 
 

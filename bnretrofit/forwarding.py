@@ -22,7 +22,7 @@ __all__ = ["Arrival", "arrival", "pads_with_zeros"]
 
 _ALIKE = re.compile(r"aten\.((feature_|alpha_|feature_alpha_)?dropout_?|contiguous|clone|detach|alias)\.")
 _REARRANGING = re.compile(
-    r"aten\.(view|_unsafe_view|reshape|flatten|unflatten|permute|transpose|movedim|squeeze|unsqueeze)\."
+    r"aten\.(view(?!\.dtype)|_unsafe_view|reshape|flatten|unflatten|permute|transpose|movedim|squeeze|unsqueeze)\."
 )
 _AVERAGING = re.compile(r"aten\.(adaptive_avg_pool[123]d|avg_pool[123]d|mean)\.")
 _MAXIMISING = re.compile(r"aten\.max_pool[123]d\.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from bnretrofit.batches import Batch, sample_count, split
 from bnretrofit.errors import ResourceError, SplitBatchWarning
@@ -83,12 +84,19 @@ class Parts:
         while waiting:
             part = waiting.pop()
             size = sample_count(part)
-            if self._most is not None and size > self._most:
+            if self._most is not None and size > self._most and isinstance(part, Tensor):
                 waiting += reversed(split(part, self._most))
                 continue
             needed = _attempt(forward, part, moments)
             if needed is None:
                 continue
+            if not isinstance(part, Tensor):
+                # Which of several tensors hold samples is not known: a table may be as long as the batch.
+                raise ResourceError(
+                    f"the model does not fit in memory with a batch of {size}",
+                    why=needed,
+                    remedy="pass smaller batches; only those of a single tensor are made smaller here",
+                )
             if size <= 1:
                 raise ResourceError(
                     "the model does not fit in memory with even one sample",

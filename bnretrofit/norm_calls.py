@@ -1,8 +1,8 @@
 """The BatchNorms of a captured graph: which are the identity, which follow a layer, and which are read by one."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -95,16 +95,24 @@ def layer_before(graph: Graph, norm: fx.Node) -> fx.Node | str:
     kind = kind_of(graph.owner(source))
     if kind is None:
         return f"the layer before it is a functional call in {graph.place(source)}"
-    shape = source.meta["val"].shape
-    channel_dim = kind.channel_dim(len(shape))
-    if channel_dim is None or not _along_channels(shape, channel_dim % len(shape), read.meta["val"].shape):
+    if not _along_channels(read, source, kind.channel_dim(source.meta["val"].dim())):
         return f"it does not normalise the output of '{graph.owners[source]}' along its channels"
     return source
 
 
-def _along_channels(shape: torch.Size, channel_dim: int, normed: torch.Size) -> bool:
-    """Whether dimension 1 of a result, given another shape or not, is the dimension of its channels."""
-    return normed[0] == math.prod(shape[:channel_dim]) and normed[1] == shape[channel_dim]
+def _along_channels(read: fx.Node, source: fx.Node, channel_dim: int | None) -> bool:
+    """Whether dimension 1 of what a norm reads is the channels of a layer's result, whatever the size of the input.
+
+    Shapes alone would not tell: with one pixel, or one sample, many rearrangements look alike.
+    """
+    if read is source:
+        return channel_dim == 1
+    shape, normed = source.meta["val"].shape, read.meta["val"].shape
+    if channel_dim == -1:
+        # All in rows as long as there are channels, and the channels come last.
+        return len(normed) == 2 and normed[1] == shape[-1]
+    start: Any = read.args[1] if len(read.args) > 1 else 0
+    return channel_dim == 1 and op_of(read).startswith("aten.flatten.") and start % len(shape) >= 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """graph -> Plan: every conv and dense layer becomes a site, or a skip with a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -132,7 +132,7 @@ def _call_obstacle(graph: Graph, name: str, weight: nn.Parameter, calls: list[fx
             return (
                 "its weight is changed before it is used (standardised or masked), so no scale can be absorbed into it"
             )
-    if any(graph.owners.get(user) == name for node in calls for user in node.users):
+    if any(graph.owners.get(user) == name and user not in calls for node in calls for user in node.users):
         return "its class does more with its output than convolve or multiply, and a norm could not stand between"
     if len({node.meta["val"].dim() for node in calls}) > 1:
         return "it is called on inputs of different ranks, which no single BatchNorm takes"
@@ -170,8 +170,11 @@ def _chosen(decision: Site | Skip, choices: Choices, heads: set[str]) -> Site | 
 
 def _named_classifiers(model: nn.Module) -> set[str]:
     """The layers that a network of timm calls its classifier: the graph does not show it of heads that are weighted."""
-    names = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
-    return {names} if isinstance(names, str) else set(names)
+    config = getattr(model, "default_cfg", None)
+    names = config.get("classifier") if isinstance(config, Mapping) else None
+    names = (names,) if isinstance(names, str) else names if isinstance(names, (tuple, list)) else ()
+    inside = [f"{name}." for name in names if name]
+    return {name for name, _ in model.named_modules() if name in names or name.startswith(tuple(inside))}
 
 
 def _plan(decided: list[Site | Skip], inputs: object, placement: str) -> Plan:

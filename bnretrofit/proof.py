@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from bnretrofit.canonical import DROPOUTS, Step, absorbed_steps, plain_steps
@@ -74,10 +75,13 @@ def _obstacle(node: fx.Node) -> str | None:
 def _draws(node: fx.Node) -> str | None:
     name = op_of(node)
     if name.startswith("aten.scaled_dot_product_attention."):
-        drops = (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0
+        draws = (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0
+    elif name.startswith(DROPOUTS):
+        draws = node.args[2] is not False
     else:
-        drops = name.startswith(DROPOUTS) and node.args[2] is not False
-    return f"{name} draws random numbers" if drops or _RANDOM_OPS.match(name) else None
+        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        draws = seeded or _RANDOM_OPS.match(name) is not None
+    return f"{name} draws random numbers" if draws else None
 
 
 def compare_without(a: Graph, b: Graph, norms: Collection[str]) -> GraphComparison:

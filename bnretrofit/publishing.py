@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from bnretrofit.errors import ResourceError, UsageError
 from bnretrofit.serialising import SUFFIXES, Header, serialise
-from bnretrofit.workplaces import Workplace, sweep
+from bnretrofit.workplaces import Workplace
 
 __all__ = ["PendingOutput", "check_output", "check_space", "write"]
 
@@ -25,7 +26,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that cannot be written, before any work is done; sweep what a dead process left of it.
 
     Raises:
-        UsageError: It exists and `overwrite` is False, its folder does not exist, or its name says no known format.
+        UsageError: It exists and `overwrite` is False, its folder does not exist, its name says no known format, or
+            another process is writing it.
+        ResourceError: The folder cannot be written to.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(
@@ -34,12 +37,16 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
     try:
+        with suppress(FileNotFoundError):
+            path.lstat()
         taken = path.is_dir() or (path.exists() and not overwrite)
-    except OSError as error:
-        raise UsageError("the output cannot have that name", where=str(path), why=error.strerror) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError("the output cannot have that name", where=str(path), why=why) from error
     if taken:
         raise _exists(path)
-    sweep(path.parent)
+    # Whatever keeps it from being written is better known now: work of hours may come before it.
+    Workplace(path).leave()
 
 
 def check_space(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -125,13 +132,14 @@ class PendingOutput:
         """
         try:
             self._written.result()
-            self._made.chmod(self._workplace.mode)
+            # A file that its owner alone may read is not opened to others by being replaced.
+            self._made.chmod(self._path.stat().st_mode & 0o777 if self._path.exists() else self._workplace.mode)
             self._put()
             _sync_folder(self._path.parent)
         except FileExistsError as error:
             raise _exists(self._path) from error
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save reports a full disk as a RuntimeError.
+        except (OSError, RuntimeError, UnicodeError, SafetensorError) as error:
+            # torch.save reports a full disk as a RuntimeError, safetensors a name that is no text as a UnicodeError.
             raise ResourceError("the output cannot be written", where=str(self._path), why=str(error)) from error
 
     def _put(self) -> None:

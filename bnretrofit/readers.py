@@ -11,7 +11,7 @@ from bnretrofit.capture import op_of
 
 __all__ = ["REARRANGED", "readers"]
 
-REARRANGED = ("aten.flatten.", "aten.view.", "aten.reshape.")
+REARRANGED = ("aten.flatten.using_ints", "aten.view.default", "aten.reshape.default")
 """Begin the names of operators that give elements another shape and leave their order."""
 
 # The first argument gives the values, a later one the shape.

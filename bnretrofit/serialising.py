@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bnretrofit.checkpoints import BLANK, DIGEST_KEY, HEADER_KEY, ROOM, own_digest, sealed, stamped, tensors_header
+from bnretrofit.checkpoints import DIGEST_KEY, HEADER_KEY, ROOM, own_digest, sealed, stamped, tensors_header
 
 __all__ = ["SUFFIXES", "Header", "serialise"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+UNSTAMPED = "?" * 64
+"""Stands in the header until the digest is known: nothing else in it is like it."""
 
 Header = Callable[[], Mapping[str, Any] | None]
 
@@ -38,7 +41,7 @@ def _safetensors(path: Path, tensors: Mapping[str, Tensor], header: Header) -> N
     # One entry only: safetensors writes several in an order of its own, and the same input is to give the same bytes.
     metadata = {"format": "pt"}
     if document is not None:
-        metadata = {HEADER_KEY: json.dumps({**document, DIGEST_KEY: BLANK}, sort_keys=True) + ROOM.decode()}
+        metadata = {HEADER_KEY: json.dumps({**document, DIGEST_KEY: UNSTAMPED}, sort_keys=True) + ROOM.decode()}
     save_file(_separate(tensors), path, metadata=metadata)
     if document is not None:
         _seal(path)
@@ -58,7 +61,7 @@ def _stamp(path: Path) -> None:
     header = tensors_header(path)
     digest = own_digest(path, header)
     with path.open("r+b") as file:
-        file.write(stamped(header.raw, BLANK, digest))
+        file.write(stamped(header.raw, UNSTAMPED, digest))
 
 
 def _pickle(path: Path, tensors: Mapping[str, Tensor], _header: Header) -> None:

@@ -14,7 +14,7 @@ NORM_OPS = ("aten.batch_norm.", "aten.layer_norm.", "aten.group_norm.", "aten.in
 
 # Rearrangements of a tensor: its values stay what they are.
 _SHAPE_OPS = re.compile(
-    r"aten\.(view|_unsafe_view|reshape|flatten|permute|transpose|movedim|squeeze|unsqueeze|contiguous|clone|to|expand|"
+    r"aten\.(view(?!\.dtype)|_unsafe_view|reshape|flatten|permute|transpose|movedim|squeeze|unsqueeze|contiguous|clone|to|expand|"
     r"unflatten|slice|select|getitem|detach|alias)\.|^<built-in function getitem>"
 )
 # What may stand between the layer that makes an output and the output itself, besides rearrangements.

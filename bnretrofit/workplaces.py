@@ -4,9 +4,12 @@ Given: `out/new.pth`. Result: `out/.new.pth.bnretrofit/`, with a lock in it that
 that dies. What a dead process left is swept by the next one that writes into `out`.
 """
 
+import errno
 import os
-import shutil
+import stat
+import time
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from bnretrofit.errors import ResourceError, UsageError
@@ -19,8 +22,11 @@ except ImportError:  # a system without such locks: writers there are not told a
 __all__ = ["Workplace", "sweep"]
 
 SUFFIX = ".bnretrofit"
-LOCK = "lock"
-ATTEMPTS = 100
+LOCK = "bnretrofit.lock"
+MADE = ("new.", ".tmp")
+LONG_NAME = 200
+PATIENCE, PAUSE = 2.0, 0.02
+"""Seconds: how long another writer is waited for, and how often it is looked at."""
 
 
 class Workplace:
@@ -35,7 +41,7 @@ class Workplace:
     """
 
     def __init__(self, output: Path) -> None:
-        self.folder = output.with_name(f".{output.name}{SUFFIX}")
+        self.folder = _folder_for(output)
         sweep(output.parent)
         try:
             lock = _acquired(self.folder)
@@ -76,27 +82,45 @@ def sweep(parent: Path) -> None:
                 _removed(folder, lock)
 
 
+def _folder_for(output: Path) -> Path:
+    # A name near the file system's limit leaves no room for more.
+    name = output.name if len(os.fsencode(output.name)) < LONG_NAME else sha256(os.fsencode(output.name)).hexdigest()
+    return output.with_name(f".{name}{SUFFIX}")
+
+
 def _acquired(folder: Path) -> int | None:
-    """The lock of a folder that is made for it; None if another process holds it."""
-    for _ in range(ATTEMPTS):
+    """The lock of a folder that is made for it; None if another process holds it, and goes on holding it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         with suppress(FileExistsError):
             folder.mkdir()
         # It may be removed by its last writer at any moment; then it is made anew.
         lock = _opened(folder, create=True)
-        if lock is None:
-            continue
-        if _is_held(folder, lock):
+        if lock is not None and _is_held(folder, lock):
             _empty(folder)
             return lock
-        if _exists(folder):
-            return None
+        # Who sweeps holds a lock for a moment, too.
+        time.sleep(PAUSE)
     return None
 
 
 def _opened(folder: Path, *, create: bool) -> int | None:
-    flags = os.O_RDWR | (os.O_CREAT if create else 0)
+    """The lock's file; None if there is none.
+
+    Raises:
+        OSError: What bears the folder's name is somebody else's.
+    """
     try:
-        return os.open(folder / LOCK, flags, 0o666)
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder of bnretrofit's", str(folder))
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        if not create:
+            return os.open(folder / LOCK, flags)
+        # Another writer may put its lock and its file there at this very moment: they are nobody else's.
+        strange = (path for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(MADE))
+        if not (folder / LOCK).exists() and any(strange):
+            raise FileExistsError(errno.EEXIST, "it is a folder of somebody else's", str(folder))
+        return os.open(folder / LOCK, flags | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
 
@@ -117,15 +141,12 @@ def _is_held(folder: Path, lock: int) -> bool:
     return False
 
 
-def _exists(folder: Path) -> bool:
-    return (folder / LOCK).exists()
-
-
 def _empty(folder: Path) -> None:
+    """Remove what is made here: our file, and those through which safetensors writes."""
     with suppress(OSError):
         for path in folder.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if path.name.startswith(MADE) and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def _removed(folder: Path, lock: int) -> None:

@@ -91,9 +91,19 @@ def _state(path: Path | None) -> tuple[int, int] | None:
     return None if found is None else (found.st_ino, found.st_mtime_ns)
 
 
+def _quoted(argument: str) -> str:
+    """An argument as a shell takes it, in one line of what can be seen."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    special = b"\\'"
+    data = os.fsencode(argument)
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in special else f"\\x{byte:02x}" for byte in data)
+    return f"$'{''.join(shown)}'"
+
+
 def _how_to_go_on(arguments: list[str], before: tuple[int, int] | None) -> str:
     output = _output(arguments)
-    command = shlex.join(["bnretrofit", *arguments])
+    command = " ".join(map(_quoted, ["bnretrofit", *arguments]))
     if output is None or _state(output) == before:
         return f"interrupted, nothing was written; to start again: {command}"
     if output.is_dir():

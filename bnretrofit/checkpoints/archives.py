@@ -18,6 +18,8 @@ __all__ = ["Archive", "check_contents", "open_archive"]
 DIRECTORY_END = struct.Struct("<4s4H2LH")
 END_64_LOCATOR = struct.Struct("<4sLQL")
 END_64 = struct.Struct("<4sQ2H2L4Q")
+FULL = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+UNICODE_PATH = 0x7075
 PIECE = 1 << 20
 FOLDER = 0x10
 """The attribute of DOS that makes a member a folder, whatever its name."""
@@ -45,9 +47,11 @@ def open_archive(path: Path) -> Archive:
         InputRejectedError: It is damaged, compressed, ambiguous, or no archive of a state_dict.
     """
     try:
-        _check_directory(path)
+        count = _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            if len(members) != count:
+                raise zipfile.BadZipFile("its directory has another length than it says")
             _check_members(path, members)
             names = {member.filename for member in members}
             root = _root(path, names)
@@ -80,8 +84,12 @@ def check_contents(path: Path) -> None:
         raise _damaged(path, error) from error
 
 
-def _check_directory(path: Path) -> None:
-    """Look whether there is one directory, at the very end: readers that search for it find the same one then."""
+def _check_directory(path: Path) -> int:
+    """Look whether there is one directory, at the very end: readers that search for it find the same one then.
+
+    Returns:
+        How many members it has.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         if size < DIRECTORY_END.size + END_64_LOCATOR.size:
@@ -94,21 +102,31 @@ def _check_directory(path: Path) -> None:
         file.seek(max(end - END_64_LOCATOR.size, 0))
         magic, _, longer, _ = END_64_LOCATOR.unpack(file.read(END_64_LOCATOR.size))
         if magic == b"PK\6\7":
-            end = longer
+            short, end = (count, length, offset), end - END_64_LOCATOR.size - END_64.size
             file.seek(end)
-            *_, count, length, offset = END_64.unpack(file.read(END_64.size))
+            magic, *_, count, length, offset = END_64.unpack(file.read(END_64.size))
+            # Readers find this record in two ways, and some fall back to the shorter one: all must be the same.
+            agree = all(
+                few in (many, full) for few, many, full in zip(short, (count, length, offset), FULL, strict=True)
+            )
+            if magic != b"PK\6\6" or longer != end or not agree:
+                raise zipfile.BadZipFile("it has two directories")
     if count > MEMBERS or length > MEMBERS << 8:
         raise _refused(path, f"it has {count} members", SAVE_THE_STATE)
     if offset + length != end:
         raise zipfile.BadZipFile("its directory is not where it says")
+    return int(count)
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    names = [member.filename for member in members]
+    # torch looks members up without regard to case.
+    names = [member.filename.lower() for member in members]
     if len(set(names)) < len(names):
         raise _refused(path, "two of its members have the same name", SAVE_THE_STATE)
     for member in members:
         name = member.filename
+        if not name.isascii() or name != member.orig_filename or UNICODE_PATH in _extra_fields(member.extra):
+            raise _refused(path, f"its member {name!r} is named in two ways", SAVE_THE_STATE)
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             why = f"its member '{name}' is compressed or encrypted, as torch.save never writes them"
             raise _refused(path, why, "unpack it and look what it is, or save the state_dict anew")
@@ -123,6 +141,15 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise _refused(path, "its members lie over each other", SAVE_THE_STATE)
     if members and min(member.header_offset for member in members) != 0:
         raise _refused(path, "something stands before its first member", SAVE_THE_STATE)
+
+
+def _extra_fields(extra: bytes) -> set[int]:
+    found, position = set(), 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, position)
+        found.add(kind)
+        position += 4 + length
+    return found
 
 
 def _root(path: Path, names: set[str]) -> str:

@@ -1,6 +1,7 @@
 """The bounds that a checkpoint must keep to be opened at all: each keeps memory near the file's own size."""
 
 __all__ = [
+    "HANDED_OVER",
     "HEADER_BYTES",
     "MEMBERS",
     "OPERATIONS",
@@ -23,7 +24,10 @@ PICKLE_BYTES = 32 << 20
 """Of the pickle beside the tensors: text in it may take four times its size. torch.save writes some 200 bytes for each
 tensor."""
 
-OPERATIONS = 2_000_000
+HANDED_OVER = 4_000_000
+"""Elements and letters that the calls in that pickle are given together: one list may be given to each of many."""
+
+OPERATIONS = 1_000_000
 """Of that pickle: each may make an empty container of some 90 bytes. torch.save writes some 25 for each tensor."""
 
 SHARING = 16

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnretrofit.checkpoints.stand_ins import SavedTensor
 from bnretrofit.choices import nearest
 from bnretrofit.errors import InputRejectedError, UsageError
 
 __all__ = ["Chosen", "StateChoice", "choose", "cleaned"]
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")
-TRAINED = ("state_dict", "model", "model_state_dict", "checkpoint", "net", "network", "weights")
+TRAINED = ("state_dict", "model", "model_state_dict", "checkpoint", "net", "network", "weights", "module")
 PREFIXES = ("module.", "_orig_mod.")
 # torch's AveragedModel counts in it how often it averaged.
 AVERAGES = "n_averaged"
@@ -105,8 +106,14 @@ def _found(content: Mapping[str, Any], choice: StateChoice) -> tuple[str, ...]:
     return path
 
 
-def _is_state(state: Mapping[str, Any], key: Any) -> bool:
-    return isinstance(key, str) and isinstance(state.get(key), Mapping) and bool(state[key])
+def _is_state(state: Mapping[str, Any], key: Any, depth: int = 3) -> bool:
+    """Whether there are tensors under a key, or at most that many known keys deeper."""
+    part = state.get(key) if isinstance(key, str) else None
+    if not isinstance(part, Mapping):
+        return False
+    return any(isinstance(value, SavedTensor) for value in part.values()) or any(
+        depth and _is_state(part, inner, depth - 1) for inner in TRAINED
+    )
 
 
 def cleaned(state: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,21 +30,32 @@ def in_background(work: Callable[[], _T]) -> "Future[_T]":
     return future
 
 
-def file_digest(path: Path, state: State | None) -> str:
+def file_digest(path: Path, state: State | None, file: FileIO | None = None) -> str:
     """The sha256 of a file, as sha256sum prints it.
+
+    Args:
+        path: The file.
+        state: What it was when it was read.
+        file: The file opened, so that it stays the same whatever takes its place; it is closed. None to open it.
 
     Raises:
         InputRejectedError: It is not in this state, so it was replaced or changed since it was read.
     """
     try:
-        return _hashed(path, b"", state)
+        with file or path.open("rb", buffering=0) as source:
+            found = _hashed(source, b"")
+            now = state_of(os.fstat(source.fileno()))
     except OSError as error:
         raise changed(path) from error
+    if now != state:
+        raise changed(path)
+    return found
 
 
 def own_digest(path: Path, header: TensorsHeader) -> str:
     """The digest that a file of ours should bear."""
-    return _hashed(path, stamped(header.raw, header.digest or "", BLANK))
+    with path.open("rb", buffering=0) as file:
+        return _hashed(file, stamped(header.raw, header.digest or "", BLANK))
 
 
 def stamped(raw: bytes, old: str, new: str) -> bytes:
@@ -59,14 +71,11 @@ def sealed(raw: bytes) -> bytes:
     return raw[:start] + raw[start + len(ROOM) :] + SEAL
 
 
-def _hashed(path: Path, start: bytes, state: State | None = None) -> str:
+def _hashed(file: FileIO, start: bytes) -> str:
     """The sha256 of a file whose first bytes are taken to be others."""
     # In larger pieces than hashlib's own: after each one the thread waits for the interpreter, up to 5 ms.
     found, buffer = hashlib.sha256(start), memoryview(bytearray(PIECE))
-    with path.open("rb", buffering=0) as file:
-        file.seek(len(start))
-        while size := file.readinto(buffer):
-            found.update(buffer[:size])
-        if state is not None and state_of(os.fstat(file.fileno())) != state:
-            raise changed(path)
+    file.seek(len(start))
+    while size := file.readinto(buffer):
+        found.update(buffer[:size])
     return found.hexdigest()

@@ -86,7 +86,7 @@ def tensors_header(path: Path) -> TensorsHeader:
         document = json.loads(text.decode(), object_pairs_hook=_without_repetition)
         if not isinstance(document, dict):
             raise TypeError("its header is no JSON object")
-        metadata = document.pop("__metadata__", {})
+        metadata = document.pop("__metadata__", None) or {}
         tensors = _tensors(document, size - LENGTH.size - length, str(path))
         written, digest = _written(metadata)
         sealed = text.endswith(SEAL)

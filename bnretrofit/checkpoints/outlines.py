@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from bnretrofit.checkpoints.bounds import OPERATIONS
+from bnretrofit.checkpoints.bounds import HANDED_OVER, OPERATIONS
 from bnretrofit.checkpoints.stand_ins import Refused, StandIn, StorageClass, StoredBytes, check_keys, is_count, stand_in
 
 __all__ = ["Outline", "outline_of"]
@@ -78,6 +78,7 @@ class _Reader(_PythonReader):  # type: ignore[misc]
     def __init__(self, file: BytesIO) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: list[StoredBytes] = []
+        self.handed_over = 0
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for what the pickle names."""
@@ -85,17 +86,22 @@ class _Reader(_PythonReader):  # type: ignore[misc]
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         found = stand_in(f"{module}.{name}")
         if found is None:
-            raise Refused(f"it holds {module}.{name}, which only running code could make")
+            raise Refused(f"it holds {module}.{name}, which is none of what is read here")
         return found
 
     def persistent_load(self, saved: Any) -> StoredBytes:
         """A storage, by its description."""
         kind, storage_class, key, _, numel, *view = saved
-        if kind != "storage" or not isinstance(storage_class, StorageClass) or not is_count(numel):
+        if (
+            kind != "storage"
+            or not isinstance(storage_class, StorageClass)
+            or not is_count(numel)
+            or not isinstance(key, str)
+        ):
             raise Refused("its pickle describes a storage otherwise than torch.save does")
         if view and view[0] is not None:
             raise Refused("it was written by a very old torch, with views of storages")
-        found = StoredBytes(str(key), storage_class.dtype, numel)
+        found = StoredBytes(key, storage_class.dtype, numel)
         self.storages.append(found)
         return found
 
@@ -112,11 +118,26 @@ class _Reader(_PythonReader):  # type: ignore[misc]
     def load_build(self) -> None:
         """Give an object its attributes: of a state_dict or of training options, which no one here reads."""
         made, state = self.stack[-2:]
-        # A tensor's would be its storage and its sizes, others than those it was admitted with.
-        if not isinstance(made, (OrderedDict, StandIn)) or not isinstance(state, dict) or "__setstate__" in state:
+        # A tensor's would be a storage and sizes other than those it was admitted with; a dictionary's, its methods.
+        mine = isinstance(made, OrderedDict) and not any(hasattr(OrderedDict, str(name)) for name in state)
+        if not isinstance(state, dict) or not (mine or isinstance(made, StandIn)) or "__setstate__" in state:
             raise Refused("its pickle changes what it has made, as torch.save does not")
+        self._count(state)
         del self.stack[-1]
 
+    def load_reduce(self) -> None:
+        """Call a stand-in, with as much as all calls together may be given: one list may be given to each of many."""
+        for argument in self.stack[-1]:
+            self._count(argument)
+        super().load_reduce()
+
+    def _count(self, given: Any) -> None:
+        if isinstance(given, (str, bytes, list, tuple, set, dict)):
+            self.handed_over += len(given)
+        if self.handed_over > HANDED_OVER:
+            raise Refused("its pickle hands the same things over again and again")
+
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems

@@ -45,7 +45,7 @@ def place_of(path: Path) -> Place:
         InputRejectedError: A folder holds none, or an index is damaged or names what is not beside it.
     """
     notes: tuple[str, ...] = ()
-    if path.is_dir():
+    if _is_folder(path):
         path = _in_folder(path)
         notes = (f"took {path.name} in {path.parent}",)
     if not path.name.endswith(INDEX):
@@ -53,6 +53,14 @@ def place_of(path: Path) -> Place:
     keys = _shards(path)
     files = tuple(path.parent / name for name in sorted(keys))
     return Place(path, files, path, keys, (*notes, f"took the {len(files)} shards that {path.name} names"))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputRejectedError("the checkpoint cannot be read", where=str(path), why=why) from error
 
 
 def _in_folder(folder: Path) -> Path:

@@ -100,7 +100,7 @@ def read(path: Path, *, state_dict_key: str | None = None, use_ema: bool = True)
 
 def _read(place: Place, choice: StateChoice, states: Mapping[Path, State | None]) -> Checkpoint:
     kinds = [kind_of_file(file) for file in place.files]
-    digest = in_background(lambda: _digest(place, states))
+    digest = _started_digest(place, states)
     contents = [_read_file(file, kind, choice) for file, kind in zip(place.files, kinds, strict=True)]
     tensors = _joined(place, contents)
     tensors, stripped = cleaned(tensors)
@@ -111,10 +111,17 @@ def _read(place: Place, choice: StateChoice, states: Mapping[Path, State | None]
     return Checkpoint(place.path, tensors, header, digest, notes)
 
 
-def _digest(place: Place, states: Mapping[Path, State | None]) -> str:
+def _started_digest(place: Place, states: Mapping[Path, State | None]) -> "Future[str]":
     if place.index is None:
-        return file_digest(place.files[0], states[place.files[0]])
-    lines = "".join(f"{file_digest(file, states[file])}  {file.name}\n" for file in (place.index, *place.files))
+        (path,) = place.files
+        # Opened now: by the time its turn comes, another file may have taken its place.
+        file = path.open("rb", buffering=0)
+        return in_background(lambda: file_digest(path, states[path], file))
+    return in_background(lambda: _digest_of_shards(states))
+
+
+def _digest_of_shards(states: Mapping[Path, State | None]) -> str:
+    lines = "".join(f"{file_digest(file, states[file])}  {file.name}\n" for file in states)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -176,13 +183,14 @@ def _read_pickle(path: Path, kind: str, choice: StateChoice) -> _Content:
 
 def _tensors(state: Any, chosen: Chosen, path: Path) -> dict[str, Tensor]:
     """What torch read, held against the outline by which it was admitted."""
-    if not isinstance(state, Mapping) or state.keys() != chosen.state.keys():
+    if not isinstance(state, dict) or dict.keys(state) != dict.keys(dict(chosen.state)):
         raise InputRejectedError("the checkpoint changed while it was read", where=str(path))
     found = {}
-    for name, tensor in state.items():
+    for name, tensor in dict.items(state):
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != chosen.state[name].shape:
             raise InputRejectedError("the checkpoint changed while it was read", where=f"{path}: {name}")
-        found[str(name)] = tensor
+        # Without attributes that a file may have given it.
+        found[str(name)] = Tensor.detach(tensor)
     return found
 
 

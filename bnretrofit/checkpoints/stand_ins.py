@@ -52,6 +52,7 @@ def _collected(items: Any = ()) -> StandIn:
 
 
 def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    items = list(items.items() if isinstance(items, dict) else items)
     check_keys(key for key, _ in items)
     return OrderedDict(items)
 
@@ -144,10 +145,24 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _with_attributes(build: Callable[..., Any], _class: Any, arguments: Any, _state: Any) -> Any:
+def _parameter_with(data: Any, _requires_grad: Any, _hooks: Any, state: Any) -> Any:
+    _check_attributes(state)
+    return data
+
+
+def _with_attributes(build: Callable[..., Any], _class: Any, arguments: Any, state: Any) -> Any:
     if build not in (_tensor, _parameter):
         raise Refused("it holds a tensor of a class of its own")
+    _check_attributes(state)
     return build(*arguments)
+
+
+def _check_attributes(state: Any) -> None:
+    """Look whether the attributes of a tensor leave it what it is: `data` or `numel` would not."""
+    parts = state if isinstance(state, tuple) else (state,)
+    names = [str(name) for part in parts if isinstance(part, dict) for name in part]
+    if any(hasattr(torch.Tensor, name) for name in names) or not all(isinstance(p, (dict, type(None))) for p in parts):
+        raise Refused("it holds a tensor with attributes that change what it is")
 
 
 def _other(problem: str) -> Callable[..., SavedTensor]:
@@ -177,7 +192,7 @@ STAND_INS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with,
     "torch._tensor._rebuild_from_type_v2": _with_attributes,
     "torch._utils._rebuild_tensor_v3": _tensor_of,
     "torch._utils._rebuild_qtensor": _never("quantised"),

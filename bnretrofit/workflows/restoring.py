@@ -105,7 +105,7 @@ def head_size(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
     if not shapes or any(not shape or shape[1:] != expected[key][1:] for key, shape in shapes.items()):
         return None
     sizes = {(expected[key][0], shape[0]) for key, shape in shapes.items()}
-    return sizes.pop()[1] if len(sizes) == 1 else None
+    return (sizes.pop()[1] or None) if len(sizes) == 1 else None
 
 
 def conversions(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def _wrong_architecture(
     nearest = similar_models(name, shapes, hint=checkpoint.path.stem) if missing or unexpected else str(name)
     remedy = f"the nearest architecture is {nearest}" if nearest else "pass the model it was trained as with -m"
     if nearest == str(name):
-        remedy = f"it is nearest to {name} itself; was it trained with another head? See --num-classes"
+        remedy = f"it is nearest to {name} itself, so it is one that was changed; a FILE.py:FACTORY can build it"
     return InputRejectedError(
         f"the checkpoint is not a {name}", where=str(checkpoint.path), why="; ".join(parts), remedy=remedy
     )

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from cli.console import SIGNALS
+from cli.door import _quoted
 from cli.interruption import Interruption
 from tests.commands.running import (
     DIGITS,
@@ -356,3 +357,11 @@ def test_the_version_is_the_package_s() -> None:
     from importlib.metadata import version
 
     assert version("bnretrofit") in run("--version").out
+
+
+@pytest.mark.parametrize("argument", ["plain", "two words", "a\nb", "it's\n", "back\\slash\t", "\udcff"])
+def test_the_command_to_go_on_with_is_one_that_a_shell_takes(argument: str) -> None:
+    quoted = _quoted(argument)
+    assert quoted.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True)
+    assert done.stdout == os.fsencode(argument)

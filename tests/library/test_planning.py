@@ -247,5 +247,6 @@ def test_the_layers_that_a_network_names_its_classifier_are_left_to_it() -> None
     assert "heads.1" in {
         s.name for s in make_plan(WeightedHeads(classifier=heads).eval(), x, include=["heads.1"]).sites
     }
-    for nothing in ({}, {"classifier": None}, {"classifier": "absent"}):
+    assert [site.name for site in make_plan(WeightedHeads(classifier="heads").eval(), x).sites] == ["stem"]
+    for nothing in ({}, {"classifier": None}, {"classifier": "absent"}, {"classifier": 5}, {"classifier": [["x"]]}):
         assert len(make_plan(WeightedHeads(**nothing).eval(), x).sites) == 4

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnretrofit import fold, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.capture import capture, op_of
+from bnretrofit.errors import VerificationError
 from bnretrofit.readers import readers
 from tests.library.observing import equal_states, part, randomised, run
 
@@ -105,3 +106,51 @@ def test_who_adds_the_output_reads_it() -> None:
     graph = capture(model, x)
     (linear,) = [node for node in graph.nodes if op_of(node) == "aten.linear.default"]
     assert [op_of(node) for node in readers(linear)] == ["aten.flatten.using_ints", "aten.add.Tensor"]
+
+
+COINCIDENCES: dict[str, tuple[nn.Module, nn.Module, Arrange, tuple[int, ...]]] = {
+    "one pixel": (nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4), lambda m, y: m.norm(y.reshape(-1, 4)), (2, 3, 3, 3)),
+    "four pixels": (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), lambda m, y: m.norm(y.view(-1, 4, 2, 2)), (2, 3, 4, 4)),
+    "one token": (nn.Linear(3, 4), nn.BatchNorm1d(4), lambda m, y: m.norm(y.view(y.shape[0], 4, -1)), (2, 1, 3)),
+    "one sample": (nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4), lambda m, y: m.norm(y.view(1, 4, -1)), (1, 3, 6, 6)),
+    "another dtype": (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), lambda m, y: m.norm(y.view(torch.bfloat16)), (2, 3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("case", COINCIDENCES)
+def test_what_is_along_channels_at_one_size_only_stays(case: str) -> None:
+    layer, norm, through, shape = COINCIDENCES[case]
+    model, x = randomised(Rearranged(layer, norm, through)), torch.randn(shape)
+    plan = make_fold_plan(model, x)
+    assert not plan.folds
+    assert plan.leaves
+
+
+class Pooled(nn.Module):
+    """A norm, then a dense layer that reads its channels at the example's size alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dense = nn.BatchNorm1d(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.dense(self.norm(x.relu()).transpose(0, 1).reshape(-1, 4))
+
+
+def test_a_forward_fold_that_holds_for_one_sample_only_is_refused() -> None:
+    model = randomised(Pooled())
+    with pytest.raises(VerificationError, match="inputs of another size"):
+        fold(model, torch.randn(1, 4))
+
+
+def test_a_layer_with_a_norm_behind_one_of_its_calls_comes_back() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Any:
+            return (self.norm(self.conv(x)).relu() + self.conv(x * 2)).mean((2, 3))
+
+    model, x = randomised(Twice()), torch.randn(2, 3, 6, 6)
+    assert equal_states(fold(retrofit(model, [x]), x), model)

@@ -170,3 +170,48 @@ def test_the_digest_is_found_in_whatever_else_the_header_says(tmp_path: Path) ->
     }
     path = written(tmp_path, **odd)
     assert checkpoints.read(path).header == {"stage": "folded", **odd}
+
+
+def test_a_planted_link_leads_nowhere(tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    (home / "weeks").mkdir(parents=True)
+    for name in ("weeks/model.pth", "lock", "bnretrofit.lock", "new.pth"):
+        (home / name).write_text("somebody's")
+    out.mkdir()
+    for name in (".new.pth.bnretrofit", ".other.bnretrofit"):
+        (out / name).symlink_to(home)
+    with pytest.raises(ResourceError, match="no folder of bnretrofit's"):
+        publishing.write(out / "new.pth", TENSORS, None)
+    publishing.write(out / "third.pth", TENSORS, None)
+    assert names(home) == ["bnretrofit.lock", "lock", "new.pth", "weeks"]
+    assert names(home / "weeks") == ["model.pth"]
+
+
+def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
+    other = tmp_path / ".new.pth.bnretrofit"
+    other.mkdir()
+    (other / "kept").write_text("somebody's")
+    with pytest.raises(ResourceError, match="somebody else's"):
+        publishing.write(tmp_path / "new.pth", TENSORS, None)
+    assert names(other) == ["kept"]
+
+
+def test_a_name_as_long_as_there_may_be_is_written(tmp_path: Path) -> None:
+    name = "x" * 251 + ".pth"
+    publishing.write(tmp_path / name, TENSORS, None)
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_a_private_file_stays_private_when_it_is_replaced(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "new.pth"
+    publishing.write(path, TENSORS, None)
+    path.chmod(mode)
+    publishing.write(path, TENSORS, None, overwrite=True)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("name", ["\0.pth", "a\0b.safetensors"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot have that name"):
+        publishing.write(tmp_path / name, TENSORS, None)

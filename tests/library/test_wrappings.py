@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import fx, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from bnretrofit import calibrate, fold, insert, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.errors import InputRejectedError
@@ -102,3 +104,18 @@ def test_an_exported_program_has_no_layers_and_no_norms_to_edit() -> None:
     left = make_fold_plan(program, x).leaves
     assert {leave.name: leave.kind for leave in left} == {"1": "functional", "4": "functional"}
     assert "there is no BatchNorm module to take out" in left[0].reason
+
+
+def test_a_feature_extractor_keeps_its_mode() -> None:
+    network = torchvision.models.squeezenet1_0(num_classes=5).eval()
+    model, x = create_feature_extractor(network, ["classifier"]), torch.randn(2, 3, 65, 65)
+    result = retrofit(model, [x])
+    assert not any(module.training for found in (result, fold(result, x)) for module in found.modules())
+    assert torch.equal(run(result, x)["classifier"], run(model, x)["classifier"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_part_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), torch.jit.script(nn.ReLU()))
+    with pytest.raises(InputRejectedError, match="1: a scripted module"):
+        make_plan(model, images(2))
