@@ -97,8 +97,10 @@ def test_a_headerless_file_needs_a_model(place: Place) -> None:
 def test_tensors_of_another_shape_are_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     # The search takes half a minute where nothing is near; the next test has a real one.
     monkeypatch.setattr("bnretrofit.workflows.restoring.similar_models", lambda *_, **__: None)
-    said = refusal(place, save_state(place.folder / "seven.pth", factories.plain(7)))
-    assert "'8.weight' is (7, 8), not (3, 8)" in said
+    # A head of another size alone would be taken as it is.
+    state = factories.plain(7).state_dict() | {"2.bias": torch.ones(5)}
+    torch.save(state, place.folder / "seven.pth")
+    assert "'2.bias' is (5,), not (6,)" in refusal(place, place.folder / "seven.pth")
 
 
 def test_a_wrong_architecture_names_keys_and_the_nearest_one(place: Place) -> None:
