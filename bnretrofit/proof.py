@@ -44,6 +44,8 @@ class GraphComparison:
 
 _RANDOM_OPS = re.compile(r"aten\.(rand|bernoulli|multinomial|normal|poisson|exponential|uniform|native_dropout|rrelu)")
 
+_RECURRENT = ("aten.lstm.", "aten.gru.", "aten.rnn_tanh.", "aten.rnn_relu.")
+
 ARRANGED_OTHERWISE = "the results are arranged otherwise, or under other names"
 
 
@@ -78,10 +80,20 @@ def _draws(node: fx.Node) -> str | None:
         draws = (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0
     elif name.startswith(DROPOUTS):
         draws = node.args[2] is not False
+    elif name.startswith(_RECURRENT):
+        # Tagged as random for the dropout between their layers, which draws only in training and at a rate above zero.
+        draws = _argument(node, "train") is not False and _argument(node, "dropout") != 0
     else:
         seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         draws = seeded or _RANDOM_OPS.match(name) is not None
     return f"{name} draws random numbers" if draws else None
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """What an operator's call gives for one of its schema's arguments; None if it is not given."""
+    schema: Any = getattr(node.target, "_schema", None)
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+    return (given | node.kwargs).get(name)
 
 
 def compare_without(a: Graph, b: Graph, norms: Collection[str]) -> GraphComparison:

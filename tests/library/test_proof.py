@@ -72,6 +72,29 @@ def test_no_tensor_can_change_by_an_ulp_unseen(build: Any, draw: Any) -> None:
         assert found.tensor_error > 0
 
 
+class Recurrent(nn.Module):
+    """Two recurrent layers, called as one that trains or not, whatever mode the module is in."""
+
+    def __init__(self, *, train: bool, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.GRU(3, 4, num_layers=2, batch_first=True)
+        self.train_flag, self.dropout = train, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x.new_zeros(2, x.shape[0], 4)
+        weights: list[Tensor] = list(self.layers.parameters())
+        return torch.gru(x, hidden, weights, True, 2, self.dropout, self.train_flag, False, True)[0]
+
+
+@pytest.mark.parametrize(("train", "dropout"), [(False, 0.5), (True, 0.0), (True, 0.5)])
+def test_recurrent_layers_are_random_only_with_dropout_in_training(*, train: bool, dropout: float) -> None:
+    model = Recurrent(train=train, dropout=dropout).eval()
+    found = proof(model, copy.deepcopy(model), torch.randn(2, 5, 3))
+    draws = train and dropout > 0
+    assert found.same_tensors is not draws
+    assert (found.difference or "").endswith("draws random numbers") is draws
+
+
 def conv(**options: Any) -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(4, 4, 3, **{"padding": 1, **options}), nn.ReLU())
