@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,14 @@ def flips(count: int, jobs: int) -> dict[str, Any]:
 
 
 class Tally:
-    """What came of many cases, counted."""
+    """What came of many cases, counted.
 
-    def __init__(self, found: Iterable[Finding]) -> None:
+    Args:
+        found: What came of each.
+        fine: The kinds of which no example is kept; by default, all that are not harmful.
+    """
+
+    def __init__(self, found: Iterable[Finding], fine: Container[str] | None = None) -> None:
         self.kinds: Counter[str] = Counter()
         self._numbers: dict[str, set[int]] = {}
         self.examples: dict[str, list[str]] = {}
@@ -146,7 +151,7 @@ class Tally:
             self.kinds[finding.kind] += 1
             self._numbers.setdefault(finding.kind, set()).add(finding.number)
             self.most = max(self.most, finding.taken)
-            if finding.kind in HARMFUL:
+            if finding.kind in HARMFUL if fine is None else finding.kind not in fine:
                 self.examples.setdefault(finding.kind, []).append(f"{finding.number}: {finding.note}")
 
     @property

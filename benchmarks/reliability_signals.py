@@ -36,8 +36,8 @@ GOOD = ("130, nothing written", "130, written whole", "0, written whole")
 
 def signals(count: int, jobs: int) -> dict[str, Any]:
     """Signals at random points of the command."""
-    ours = Tally(findings(interrupting(retrofit), range(count), jobs=jobs, seconds=60))
-    theirs = Tally(findings(interrupting(careless), range(max(count // 10, 4)), jobs=jobs, seconds=60))
+    ours = Tally(findings(interrupting(retrofit), range(count), jobs=jobs, seconds=60), GOOD)
+    theirs = Tally(findings(interrupting(careless), range(max(count // 10, 4)), jobs=jobs, seconds=60), GOOD)
     return {
         "tried": ours.tried,
         "faults": ours.tried - ours.total(GOOD),
@@ -100,6 +100,8 @@ def interrupting(command: Command) -> Callable[[Path], Work]:
             text = said.read_text(errors="replace")
             shown = ", a traceback" if "Traceback" in text else ""
             note = f"{sent.name} after {moment:.3f} of {duration:.3f} s, {workers} workers: {text[-200:]}"
+            if what == "something torn":
+                note = differing(output.read_bytes(), whole) + note
             return f"{code}, {what}{left}{shown}", note
 
         return one
@@ -158,6 +160,13 @@ def looked(output: Path, whole: bytes, *, before: bool) -> str:
         if there == content:
             return words
     return "something torn" if set(there) <= {output.name} else "something left"
+
+
+def differing(there: bytes, whole: bytes) -> str:
+    """Where an output is not as it should be."""
+    at = next((at for at, (a, b) in enumerate(zip(there, whole, strict=False)) if a != b), min(len(there), len(whole)))
+    around = slice(max(at - 60, 0), at + 60)
+    return f"{len(there)} bytes, not {len(whole)}; at {at} {there[around]!r}, not {whole[around]!r}; "
 
 
 def orphans(session: int, patience: float) -> str:

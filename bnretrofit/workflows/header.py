@@ -17,7 +17,8 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("bnretrofit", "torch", "torchvision", "timm", "safetensors"):
         try:
-            found[package] = version(package)
+            # None where the package's own record of itself is cut short, as while it is being installed.
+            found[package] = version(package) or "unknown"
         except PackageNotFoundError:
             found[package] = "not installed"
     return found

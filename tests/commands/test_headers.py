@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from safetensors.torch import save_file
 
+from bnretrofit.workflows.header import versions
 from tests.commands.running import MODEL, Place, factory, header_of, rewrite, run, tensors_of
 
 
@@ -63,3 +66,14 @@ def test_code_is_trusted_only_where_the_user_named_it(small: Path, place: Place)
     checkpoint = rewrite(small, place.folder / "evil.safetensors", model=f"{evil}:plain")
     run("fold", checkpoint, "-m", MODEL, "-o", place.out / "folded.pth")
     assert not trap.exists()
+
+
+def test_a_package_whose_record_is_cut_short_has_an_unknown_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.egg-info").mkdir()
+    (tmp_path / "timm.egg-info" / "PKG-INFO").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert versions()["timm"] == "unknown"
+    assert set(versions()) == {"python", "bnretrofit", "torch", "torchvision", "timm", "safetensors"}
+    assert versions()["torch"] == torch.__version__
