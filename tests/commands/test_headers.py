@@ -76,4 +76,4 @@ def test_a_package_whose_record_is_cut_short_has_an_unknown_version(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert versions()["timm"] == "unknown"
     assert set(versions()) == {"python", "bnretrofit", "torch", "torchvision", "timm", "safetensors"}
-    assert versions()["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions()["torch"])
