@@ -16,7 +16,7 @@ from bnretrofit.errors import InputRejectedError
 from bnretrofit.image_files import ImageFiles, find_images
 from bnretrofit.preprocessing import Preprocessing
 
-__all__ = ["ImageBatches", "ImageFiles", "find_images"]
+__all__ = ["ImageBatches", "ImageFiles", "eval_transform", "find_images", "heed_no_interruption"]
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class ImageBatches:
             batch_size=self.batch_size,
             num_workers=self.workers,
             collate_fn=list,
-            worker_init_fn=_heed_no_interruption,
+            worker_init_fn=heed_no_interruption,
         )
         for items in loader:
             yield from self._stacked(items)
@@ -106,7 +106,8 @@ class ImageBatches:
             )
 
 
-def _heed_no_interruption(_worker: int) -> None:
+def heed_no_interruption(_worker: int) -> None:
+    """Let a worker pass over Ctrl-C."""
     # Ctrl-C reaches workers too, but the process that they work for says when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -117,7 +118,7 @@ class _Decoded(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, paths: tuple[Path, ...], preprocessing: Preprocessing) -> None:
         self.paths = paths
         self.mode = "L" if preprocessing.input_size[0] == 1 else "RGB"
-        self.transform = _transform(preprocessing)
+        self.transform = eval_transform(preprocessing)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -130,7 +131,8 @@ class _Decoded(Dataset[tuple[int, Tensor | str]]):
         return index, self.transform(image)
 
 
-def _transform(preprocessing: Preprocessing) -> Any:
+def eval_transform(preprocessing: Preprocessing) -> Any:
+    """The preprocessing as a `torchvision.transforms.Compose`: decoded image -> (C, H, W), float32."""
     from timm.data.transforms_factory import create_transform
     from torchvision.transforms import Compose, Normalize, ToTensor
 
