@@ -8,6 +8,7 @@ __all__ = [
     "ResourceError",
     "RetrofitError",
     "SplitBatchWarning",
+    "TrainingDivergedError",
     "UsageError",
     "VerificationError",
 ]
@@ -82,6 +83,12 @@ class ResourceError(RetrofitError):
     """Memory or disk ran out."""
 
     exit_code = 5
+
+
+class TrainingDivergedError(RetrofitError):
+    """A loss or a weight is not finite any more; what the run kept before is good."""
+
+    exit_code = 6
 
 
 def _rebuild(

@@ -16,7 +16,7 @@ from bnretrofit.surgery import bypassed_sites
 from bnretrofit.topology import following_norm, output_layers
 from bnretrofit.twins import twin_sites
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "named_classifiers"]
 
 
 def make_plan(
@@ -55,7 +55,7 @@ def make_plan(
     graph = capture(model, example)
     decisions = _decisions(graph)
     choices.check_patterns(list(decisions))
-    heads = {graph.owners[node] for node in output_layers(graph)} | _named_classifiers(model)
+    heads = {graph.owners[node] for node in output_layers(graph)} | named_classifiers(model)
     decided = [_chosen(decision, choices, heads) for decision in decisions.values()]
     if placement == "post":
         decided = [after_activation(graph, item) if isinstance(item, Site) else item for item in decided]
@@ -168,7 +168,7 @@ def _chosen(decision: Site | Skip, choices: Choices, heads: set[str]) -> Site | 
     return decision if reason is None else Skip(decision.name, decision.kind, reason)
 
 
-def _named_classifiers(model: nn.Module) -> set[str]:
+def named_classifiers(model: nn.Module) -> set[str]:
     """The layers that a network of timm calls its classifier: the graph does not show it of heads that are weighted."""
     config = getattr(model, "default_cfg", None)
     names = config.get("classifier") if isinstance(config, Mapping) else None

@@ -1,0 +1,135 @@
+"""model with norms + labelled images -> the same with better weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.devices import accelerator_for
+from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.history import Epoch, History
+from bnretrofit.training.loop import Loop
+from bnretrofit.training.measuring import measured, training_images
+from bnretrofit.training.memory_keeper import MemoryKeeper
+from bnretrofit.training.preparation import Tell, prepared
+from bnretrofit.training.protocols import Keeper, TrainingSet
+from bnretrofit.training.results import Result, Results
+
+__all__ = ["train"]
+
+
+def train(
+    model: nn.Module,
+    data: TrainingSet,
+    config: TrainingConfig,
+    *,
+    device: str | None = None,
+    keeper: Keeper | None = None,
+    tell: Tell | None = None,
+) -> Results:
+    """Fine-tune a classifier; this is the one verb that changes its argument.
+
+    Args:
+        model: A network, with norms or without; it ends with the weights of its best epoch, in the mode it came in.
+        data: What it learns from.
+        config: How.
+        device: "cpu", or None for what there is; under `accelerate launch` or `torchrun`, each rank's own.
+        keeper: Where the run is kept and from where it goes on; None for memory.
+        tell: Called with each sentence that the user should read before training begins.
+
+    Returns:
+        What was achieved, epoch by epoch and in the end.
+
+    Raises:
+        UsageError: The settings do not fit the model or the machine.
+        InputRejectedError: The model is no classifier of these images, or a batch has one image.
+        TrainingDivergedError: The loss is not finite any more; the model has the weights that were kept last.
+    """
+    kept: Keeper = MemoryKeeper() if keeper is None else keeper
+    accelerator = accelerator_for(device, config.amp)
+    tell = _silent if tell is None or not accelerator.is_main_process else tell
+    home, random = next(model.parameters()).device, torch.get_rng_state()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.to(accelerator.device)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        model.eval()
+        return _trained(model, data, config, accelerator, kept, tell)
+    finally:
+        model.to(home)
+        torch.set_rng_state(random)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _silent(_text: str) -> None:
+    """Tell nobody."""
+
+
+def _trained(
+    model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, keeper: Keeper, tell: Tell
+) -> Results:
+    with prepared(model, data, config, accelerator, tell) as ready:
+        loop = Loop(model, data, config, ready, accelerator, keeper)
+        try:
+            history = loop.run()
+        except BaseException:
+            _put_back(model, keeper)
+            raise
+        last = {name: tensor.clone() for name, tensor in loop.judged.state_dict().items()}
+    return _finished(model, last, data, history, accelerator, keeper, batch_statistics=ready.batch_statistics)
+
+
+def _put_back(model: nn.Module, keeper: Keeper) -> None:
+    """Give the model the weights that were kept last, instead of those of a run that broke off."""
+    found = keeper.load()
+    if found is not None:
+        tensors = {name.removeprefix("model."): each for name, each in found.tensors.items() if name[:6] == "model."}
+        model.load_state_dict(tensors)
+
+
+def _finished(
+    model: nn.Module,
+    last: dict[str, Tensor],
+    data: TrainingSet,
+    history: History,
+    accelerator: Any,
+    keeper: Keeper,
+    *,
+    batch_statistics: bool,
+) -> Results:
+    """Measure the statistics again with the weights of the last and of the best epoch, and judge both."""
+    results: dict[str, Result] = {}
+    images: list[Tensor] = []
+    accelerator.wait_for_everyone()
+    kept = keeper.weights("best")
+    # All have read the best weights before anybody writes them anew.
+    accelerator.wait_for_everyone()
+    best = last if kept is None else kept.tensors
+    of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
+    for name, tensors in (("last", last), ("best", best)):
+        model.load_state_dict(tensors)
+        already = name == "best" and kept is not None and kept.measured
+        # Epoch 0 is the model as it came, and nothing of it lags behind.
+        if batch_statistics and not already and of[name].step:
+            images = images or training_images(data)
+            found = measured(model, images, quiet=not accelerator.is_main_process)
+            model.load_state_dict(found.model.state_dict())
+        results[name] = _judged(model, of[name], data, accelerator)
+        keeper.keep(name, model.state_dict(), of[name], measured=True)
+    return Results(history, results["best"], results["last"])
+
+
+def _judged(model: nn.Module, epoch: Epoch, data: TrainingSet, accelerator: Any) -> Result:
+    batches = data.validation(accelerator.process_index, accelerator.num_processes)
+    found: Evaluation | None = None
+    if batches is not None:
+        found = evaluate(
+            model,
+            batches,
+            lambda sums: accelerator.reduce(sums, reduction="sum"),
+            quiet=not accelerator.is_main_process,
+        )
+    return Result(epoch, found)

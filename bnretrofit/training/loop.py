@@ -1,0 +1,271 @@
+"""The loop: steps, epochs, and when to stop. What is random in it is a function of the seed and the step."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError
+from bnretrofit.scales import scales_of
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.devices import gathered, parallel
+from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.history import Epoch, History
+from bnretrofit.training.norm_mode import running_norms
+from bnretrofit.training.optimisation import optimizer_for, rates_for
+from bnretrofit.training.preparation import Prepared
+from bnretrofit.training.protocols import Keeper, Labelled, TrainingSet
+from bnretrofit.training.saving import Progress, SavedRun, restore_optimizer, restored, saved
+from bnretrofit.training.step_statistics import pooled_statistics
+from bnretrofit.training.targets import Mixing, logits_of, loss_of
+from bnretrofit.training_data.seeding import seed_of
+
+__all__ = ["Loop"]
+
+LOOKS = 10
+"""Steps between two looks at the loss on a GPU: each look waits for it."""
+
+
+class Loop:
+    """A run of training that can be left after any step and taken up again.
+
+    Args:
+        model: In eval mode, on its device; it is changed.
+        data: What it learns from.
+        config: How.
+        ready: The model as it was prepared.
+        accelerator: Accelerate's view of this process.
+        keeper: Where the run is kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TrainingSet,
+        config: TrainingConfig,
+        ready: Prepared,
+        accelerator: Any,
+        keeper: Keeper,
+    ) -> None:
+        self._model, self._data, self._config, self._trained = model, data, config, ready.trained
+        self._average, self._accelerator, self._keeper = ready.average, accelerator, keeper
+        self._ranks, self._rank = accelerator.num_processes, accelerator.process_index
+        self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
+        self._steps = self._steps_in_all()
+        self._batch_statistics = ready.batch_statistics
+        raw = optimizer_for(config, ready.trained)
+        self._optimizer = accelerator.prepare_optimizer(raw)
+        self._rates = rates_for(config, raw, self._steps)
+        self._loss = loss_of(config)
+        self._mixing = Mixing(config, ready.classes)
+        self._quiet = not accelerator.is_main_process
+        self.progress = Progress()
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model whose weights are the result: the average, if there is one."""
+        judged: nn.Module = self._model if self._average is None else self._average.module
+        return judged
+
+    def run(self) -> History:
+        """Train to the end, from the beginning or from what was kept.
+
+        Raises:
+            TrainingDivergedError: The loss or a weight is not finite; what was kept last is good.
+        """
+        found = self._keeper.load()
+        # All have seen the same before anybody writes.
+        self._accelerator.wait_for_everyone()
+        if found is None:
+            self._end_epoch(None, 0.0)
+        else:
+            self._take_up(found)
+        with ExitStack() as stack:
+            pool = stack.enter_context(pooled_statistics(self._pooled_norms(), self._gather))
+            wrapped = parallel(self._accelerator, self._model)
+            bar = stack.enter_context(
+                tqdm(total=self._steps, initial=self.progress.step, unit="step", delay=1.0, disable=self._quiet)
+            )
+            while not self._is_over():
+                self._epoch(wrapped, pool, bar)
+        self._finish()
+        return self.progress.history
+
+    def _steps_in_all(self) -> int:
+        if self._config.steps is not None:
+            return self._config.steps
+        if self._per_epoch is None:
+            raise InputRejectedError("nobody knows how long an epoch of the stream is", remedy="pass --steps")
+        return self._config.epochs * self._per_epoch
+
+    def _pooled_norms(self) -> dict[str, nn.Module]:
+        together = self._ranks > 1 or self._config.grad_accum_steps > 1
+        norms = {name: norm for name, norm in running_norms(self._model).items() if type(norm) is not nn.SyncBatchNorm}
+        return norms if self._batch_statistics and together else {}
+
+    def _gather(self, mine: Tensor) -> list[Tensor]:
+        return gathered(self._accelerator, mine)
+
+    def _is_over(self) -> bool:
+        history, patience = self.progress.history, self._config.patience
+        waited = patience is not None and history.since_best() >= patience
+        return self.progress.finished or self.progress.step >= self._steps or waited
+
+    def _epoch(self, wrapped: nn.Module, pool: Callable[[], None], bar: Any) -> None:
+        """The rest of the epoch that has begun."""
+        epoch, accumulate = self.progress.epoch, self._config.grad_accum_steps
+        bar.set_description(f"epoch {epoch + 1}")
+        self._model.train()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device) + self.progress.loss_sum
+        ours = {"rank": self._rank, "ranks": self._ranks, "accumulate": accumulate}
+        taken: Any = self._data.train(epoch, start=self.progress.batch, **ours)
+        with closing(taken) as batches:
+            for micros in _grouped(batches, accumulate):
+                loss_sum += self.step(wrapped, micros, self.progress.step)
+                pool()
+                self._count(loss_sum, bar)
+                if self.progress.step >= self._steps or self.progress.batch == self._per_epoch:
+                    break
+                if self._keeper.is_due(self.progress.step):
+                    self._save(loss_sum)
+        self._model.eval()
+        if not self.progress.batch:
+            raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
+        self._end_epoch(float(loss_sum) / self.progress.batch, self._optimizer.param_groups[0]["lr"])
+
+    def step(self, wrapped: nn.Module, micros: list[Labelled], step: int, rate: float | None = None) -> Tensor:
+        """Make one step of the optimiser.
+
+        Args:
+            wrapped: The model as ranks call it.
+            micros: The batches whose gradients make the step.
+            step: Its number.
+            rate: Its learning rate; None for the schedule's.
+
+        Returns:
+            The mean loss over the batches of all ranks.
+        """
+        config, accelerator = self._config, self._accelerator
+        self._rates.step_update(step)
+        if rate is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+        losses = []
+        for number, (images, labels) in enumerate(micros):
+            # As one rank would number them that goes over the batches of all ranks.
+            place = number * self._ranks + self._rank
+            torch.manual_seed(seed_of(config.seed, "step", step, place))
+            waits = number + 1 < len(micros) and wrapped is not self._model
+            with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                loss = self._loss_on(wrapped, images, labels, step, place)
+                accelerator.backward(loss / len(micros))
+            losses.append(loss.detach().double())
+        if config.clip_grad is not None:
+            accelerator.clip_grad_norm_(self._trained.named().values(), config.clip_grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update(self._model, step=step + 1)
+        mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
+        return mean
+
+    def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
+        layout = torch.channels_last if self._config.channels_last else torch.preserve_format
+        device = self._accelerator.device
+        images = images.to(device, non_blocking=True, memory_format=layout)
+        labels = labels.to(device, non_blocking=True)
+        images, labels = self._mixing(images, labels, *place)
+        with self._accelerator.autocast():
+            logits = logits_of(wrapped(images), type(self._model).__name__)
+        return self._loss(logits, labels)
+
+    def _count(self, loss_sum: Tensor, bar: Any) -> None:
+        self.progress = replace(self.progress, batch=self.progress.batch + 1, step=self.progress.step + 1)
+        bar.update()
+        if loss_sum.device.type == "cpu" or self.progress.step % LOOKS == 0:
+            self._check(float(loss_sum), "loss")
+            rate = self._optimizer.param_groups[0]["lr"]
+            bar.set_postfix(loss=f"{float(loss_sum) / self.progress.batch:.4f}", lr=f"{rate:.3g}", refresh=False)
+
+    def _check(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"the {what} is {value} at step {self.progress.step}",
+                why=f"with a learning rate of {self._optimizer.param_groups[0]['lr']:.3g}",
+                remedy="what was kept last is good; take a lower --lr, --clip-grad 1, more --warmup-steps, or --amp no",
+            )
+
+    def _check_weights(self) -> None:
+        total = sum(float(tensor.detach().double().sum()) for tensor in self._trained.named().values())
+        self._check(total, "sum of the weights")
+
+    def _end_epoch(self, train_loss: float | None, rate: float) -> None:
+        self._check_weights()
+        found = self._evaluated()
+        if found is not None:
+            self._check(found.loss, "validation loss")
+        norms = running_norms(self.judged)
+        scales = scales_of(norms) if norms else None
+        number = self.progress.epoch + (train_loss is not None)
+        row = Epoch(
+            number,
+            self.progress.step,
+            rate,
+            train_loss,
+            None if found is None else found.loss,
+            None if found is None else found.top1,
+            None if scales is None else scales.median,
+            None if scales is None else scales.largest,
+        )
+        self.progress = Progress(number, 0, self.progress.step, 0.0, self.progress.history.with_epoch(row))
+        if self.progress.history.best is row:
+            self._keeper.keep("best", self.judged.state_dict(), row, measured=False)
+        self._save(None)
+
+    def _evaluated(self) -> Evaluation | None:
+        batches = self._data.validation(self._rank, self._ranks)
+        if batches is None:
+            return None
+        return evaluate(self.judged, batches, self._total, quiet=self._quiet)
+
+    def _total(self, sums: Tensor) -> Tensor:
+        total: Tensor = self._accelerator.reduce(sums, reduction="sum")
+        return total
+
+    def _save(self, loss_sum: Tensor | None) -> None:
+        if loss_sum is not None:
+            self._check_weights()
+            self.progress = replace(self.progress, loss_sum=float(loss_sum))
+        average = None if self._average is None else self._average.module
+        scaler = self._accelerator.scaler
+        state = {} if scaler is None else scaler.state_dict()
+        self._keeper.save(saved(self.progress, self._model, average, self._optimizer.optimizer, state))
+
+    def _take_up(self, found: SavedRun) -> None:
+        restored(found, self._model, None if self._average is None else self._average.module)
+        restore_optimizer(found, self._optimizer.optimizer)
+        if self._accelerator.scaler is not None and found.document["scaler"]:
+            self._accelerator.scaler.load_state_dict(found.document["scaler"])
+        self.progress = found.progress
+
+    def _finish(self) -> None:
+        history = self.progress.history
+        if self.progress.step < self._steps and not self.progress.finished:
+            best = history.best
+            what = f"no better accuracy in {self._config.patience} epochs after epoch {best.epoch if best else 0}"
+            history = replace(history, stopped=what)
+        if not self.progress.finished:
+            self.progress = replace(self.progress, history=history, finished=True)
+            self._save(None)
+
+
+def _grouped(batches: Iterator[Labelled], size: int) -> Iterator[list[Labelled]]:
+    """Lists of so many batches; what is left over at the end of an epoch makes no step."""
+    while len(group := list(islice(batches, size))) == size:
+        yield group

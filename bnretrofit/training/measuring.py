@@ -1,0 +1,65 @@
+"""model + training images -> the running statistics of its final weights, on images as they were trained on.
+
+Running statistics lag behind the weights. They are measured on images that are augmented as in training: those are what
+the weights have learnt to expect (measured: see docs/finetuning.md).
+"""
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bnretrofit.batches import device_of
+from bnretrofit.recalibration import Recalibrated, recalibrate
+from bnretrofit.training.norm_mode import momentum_set, running_norms
+from bnretrofit.training.protocols import TrainingSet
+from bnretrofit.training.step_statistics import pooled_statistics
+
+__all__ = ["measured", "training_images"]
+
+IMAGES = 2048
+"""Of a dense layer's channel, with one value per image, the mean is then known to 2 % of its standard deviation."""
+
+BYTES = 512 << 20
+"""The images are held in memory: there may be fewer of large ones, of which each has more values per channel."""
+
+EPOCHS = 8
+"""Of a small set, each image is taken so often at most: augmented in another way each time."""
+
+
+def training_images(data: TrainingSet) -> list[Tensor]:
+    """Images (N, C, H, W) as the first epochs show them; the same for all ranks."""
+    found: list[Tensor] = []
+    for epoch in range(EPOCHS):
+        for images, _ in data.train(epoch):
+            found.append(images)
+            count = sum(map(len, found))
+            if count >= IMAGES or sum(batch.nbytes for batch in found) >= BYTES:
+                return found
+    return found
+
+
+def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> Recalibrated:
+    """Measure the running statistics of all norms with the weights as they are.
+
+    First in one pass in which every norm takes what arrives, as it flows: that brings all of them near at once. Then
+    `recalibrate` goes on in eval mode until nothing moves.
+
+    Args:
+        model: In eval mode; its running statistics are changed, and nothing else.
+        images: Batches.
+        quiet: Show no progress.
+    """
+    norms = running_norms(model)
+    before = {name: module.training for name, module in norms.items()}
+    with momentum_set(norms, 1.0), pooled_statistics(norms, lambda mine: [mine]) as pool, torch.no_grad():
+        for norm in norms.values():
+            norm.training = True
+        try:
+            for batch in tqdm(images, desc="statistics", unit="batch", delay=1.0, leave=False, disable=quiet):
+                if len(batch) > 1:
+                    model(batch.to(device_of(model)))
+            pool()
+        finally:
+            for name, norm in norms.items():
+                norm.training = before[name]
+    return recalibrate(model, images)

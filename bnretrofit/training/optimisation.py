@@ -1,0 +1,62 @@
+"""Settings -> the optimiser and its rate at each step. Both are timm's."""
+
+from typing import Any
+
+import torch
+
+from bnretrofit.errors import UsageError
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.parameters import Trained
+
+__all__ = ["optimizer_for", "rates_for"]
+
+WARMUP_SHARE, WARMUP_MOST = 0.05, 500
+
+
+def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optimizer:
+    """The optimiser of a run.
+
+    Raises:
+        UsageError: timm knows none by that name, or it does not take these settings.
+    """
+    from timm.optim import create_optimizer_v2
+
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            trained.groups(config.weight_decay),
+            # Nesterov's, which timm's "sgd" is, needs a momentum; "momentum" is the one that may have none.
+            opt="momentum" if config.opt == "sgd" and not config.momentum else config.opt,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=0.0,
+        )
+    except (ValueError, AssertionError, KeyError, ImportError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"there is no optimiser '{config.opt}' with these settings", why=said, remedy="take sgd or adamw"
+        ) from error
+    return optimizer
+
+
+def rates_for(config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """The schedule over all steps, timm's: `step_update(k)` sets the rate of the step with number k, from 0.
+
+    The rate is a function of k alone, so nothing of it has to be saved.
+    """
+    from timm.scheduler import create_scheduler_v2
+
+    warmup = config.warmup_steps
+    warmup = min(round(WARMUP_SHARE * steps), WARMUP_MOST) if warmup is None else min(warmup, steps)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        # A cosine between a rate and the same rate is a constant.
+        sched={"linear": "poly"}.get(config.sched, "cosine"),
+        decay_rate=1.0,
+        min_lr=config.lr if config.sched == "constant" else config.min_lr,
+        num_epochs=max(steps, 1),
+        warmup_epochs=warmup,
+        warmup_lr=config.lr / max(warmup, 1),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return scheduler

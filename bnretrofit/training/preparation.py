@@ -1,0 +1,121 @@
+"""A model made ready to be trained, and afterwards as it was but for what it has learnt."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from bnretrofit.copies import independent_copy
+from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.evaluation import classes_of
+from bnretrofit.training.frozen_statistics import frozen_statistics
+from bnretrofit.training.norm_mode import drift_of, momentum_set, resolved, running_norms, synchronised
+from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
+from bnretrofit.training.protocols import TrainingSet
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+__all__ = ["Prepared", "Tell", "prepared"]
+
+Tell = Callable[[str], object]
+"""Takes a sentence that the user should read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found out about a model that is to be trained.
+
+    Attributes:
+        trained: The parameters that learn.
+        average: A copy of the model for the average of its weights, timm's ModelEmaV3; None without.
+        classes: Outputs of the model.
+        batch_statistics: Whether norms use batch statistics and move their running ones.
+    """
+
+    trained: Trained
+    average: Any
+    classes: int
+    batch_statistics: bool
+
+
+@contextmanager
+def prepared(
+    model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, tell: Tell
+) -> Iterator[Prepared]:
+    """Set norms, dropouts and gradients as the settings say, while it lasts.
+
+    Args:
+        model: In eval mode, on its device.
+        data: What it learns from.
+        config: How.
+        accelerator: Accelerate's view of this process.
+        tell: Called with each sentence that the user should read.
+
+    Raises:
+        UsageError: The settings do not fit the model.
+        InputRejectedError: The model is no classifier of these images, or a batch has one image.
+    """
+    images = _first_images(data, accelerator)
+    norms = running_norms(model)
+    ranks = accelerator.num_processes if accelerator.device.type == "cuda" else 1
+    batch = bool(norms) and resolved(config.bn_stats, len(images) * ranks) == "batch"
+    if batch and len(images) < 2:
+        remedy = "take a larger --batch-size, or --bn-stats frozen"
+        raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
+    if norms:
+        drift = drift_of(model, images)
+        how = "the statistics of each batch" if batch else "their running statistics"
+        tell(f"norms use {how}" + ("" if drift is None else f"; with batch statistics outputs move by {drift}"))
+    classes = classes_of(model, images[:1])
+    trained = trained_parameters(model, images[:1], config.train)
+    average = _average(model, config)
+    with ExitStack() as stack:
+        stack.enter_context(trained_alone(model, trained))
+        stack.enter_context(_dropout_set(model, config.dropout))
+        stack.enter_context(momentum_set(norms, config.bn_momentum))
+        if norms and not batch:
+            for left in stack.enter_context(frozen_statistics(model, images[:1])).leaves:
+                tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
+        elif ranks > 1:
+            stack.enter_context(synchronised(norms))
+        yield Prepared(trained, average, classes, batch)
+
+
+def _first_images(data: TrainingSet, accelerator: Any) -> Tensor:
+    batches: Any = data.train(0, rank=accelerator.process_index, ranks=accelerator.num_processes)
+    try:
+        found = next(batches, None)
+    finally:
+        batches.close()
+    if found is None:
+        raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
+    images: Tensor = found[0].to(accelerator.device)
+    return images
+
+
+def _average(model: nn.Module, config: TrainingConfig) -> Any:
+    if config.ema_decay is None:
+        return None
+    from timm.utils import ModelEmaV3
+
+    # The average follows at once and slows down: at the start there is nothing worth averaging over long.
+    return ModelEmaV3(independent_copy(model), decay=config.ema_decay, use_warmup=True)
+
+
+@contextmanager
+def _dropout_set(model: nn.Module, rate: float | None) -> Iterator[None]:
+    """While it lasts, all dropouts have this rate. Torch scales what is left at training time: no weight changes."""
+    dropouts: list[Any] = [module for module in model.modules() if isinstance(module, DROPOUTS)]
+    before = [dropout.p for dropout in dropouts]
+    if rate is not None and not dropouts:
+        raise UsageError("the network has no dropout whose rate could be set", remedy="leave out --dropout")
+    try:
+        for dropout in dropouts:
+            dropout.p = dropout.p if rate is None else rate
+        yield
+    finally:
+        for dropout, rate_before in zip(dropouts, before, strict=True):
+            dropout.p = rate_before

@@ -1,0 +1,110 @@
+"""The running statistics of a step that is made of several batches: of all of them together, on whatever ranks.
+
+Each norm leaves a batch's own statistics in its running tensors (momentum 1). After the step these are pooled, exactly
+up to one rounding, and the pooled ones move the running statistics by the momentum that was meant. So two ranks come to
+what one rank comes to that goes over the same batches one after the other.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.moments import Moments
+
+__all__ = ["StepStatistics", "pooled_statistics"]
+
+Gather = Callable[[Tensor], list[Tensor]]
+"""A tensor of this rank -> those of all ranks, in their order."""
+
+DEFAULT_MOMENTUM = 0.1
+
+
+class StepStatistics:
+    """What the norms have seen since the last step.
+
+    Args:
+        norms: BatchNorms that track running statistics, by name.
+        gather: How ranks tell each other.
+    """
+
+    def __init__(self, norms: dict[str, nn.Module], gather: Gather) -> None:
+        self._norms: dict[str, Any] = {**norms}
+        self._gather = gather
+        self._momenta: dict[str, float | None] = {name: norm.momentum for name, norm in self._norms.items()}
+        self._running: dict[str, tuple[Tensor, Tensor]] = {
+            name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in self._norms.items()
+        }
+        self._seen: dict[str, list[Tensor]] = {name: [] for name in norms}
+        self._handles = [norm.register_forward_hook(self._collector(name)) for name, norm in norms.items()]
+        for norm in self._norms.values():
+            norm.momentum = 1.0
+
+    def step(self) -> None:
+        """Pool what all batches of the step have left on all ranks, and move the running statistics."""
+        mine = torch.cat([part for parts in self._seen.values() for part in parts])
+        everybody = self._gather(mine)
+        at = 0
+        for name, norm in self._norms.items():
+            calls, channels = len(self._seen[name]), norm.num_features
+            length = calls * (2 * channels + 1)
+            rows = torch.cat([rank[at : at + length].view(calls, -1) for rank in everybody])
+            at += length
+            self._move(name, norm, rows)
+            self._seen[name].clear()
+
+    def close(self) -> None:
+        """Give the norms back their momentum, and the running statistics where no step has ended."""
+        for handle in self._handles:
+            handle.remove()
+        for name, norm in self._norms.items():
+            norm.momentum = self._momenta[name]
+            norm.running_mean.copy_(self._running[name][0])
+            norm.running_var.copy_(self._running[name][1])
+
+    def _collector(self, name: str) -> Callable[[Any, Any, Any], None]:
+        def collect(norm: Any, inputs: Any, _output: Any) -> None:
+            if norm.training:
+                count = inputs[0].numel() // norm.num_features
+                counted = torch.tensor([count], dtype=torch.float64, device=norm.running_mean.device)
+                self._seen[name].append(torch.cat([counted, norm.running_mean.double(), norm.running_var.double()]))
+
+        return collect
+
+    def _move(self, name: str, norm: Any, rows: Tensor) -> None:
+        mean, var = self._running[name]
+        if len(rows):
+            found = _pooled(rows.cpu())
+            momentum = self._momenta[name]
+            weight = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
+            mean.lerp_(found[0].to(mean), weight)
+            var.lerp_(found[1].to(var), weight)
+        # Whoever looks at the model between two steps sees what it has learnt so far.
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+
+
+def _pooled(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(batches, 1 + C + C) of count, mean and unbiased variance -> mean and unbiased variance of all."""
+    channels = rows.shape[1] // 2
+    moments = Moments(channels)
+    for row in rows:
+        count, mean, unbiased = int(row[0]), row[1 : channels + 1], row[channels + 1 :]
+        moments.add_samples(count, mean[None], unbiased[None] * ((count - 1) / count))
+    stats = moments.stats()
+    return stats.mean, stats.unbiased_var
+
+
+@contextmanager
+def pooled_statistics(norms: dict[str, nn.Module], gather: Gather) -> Iterator[Callable[[], None]]:
+    """While it lasts, running statistics move once a step: call what this gives after each."""
+    if not norms:
+        yield lambda: None
+        return
+    statistics = StepStatistics(norms, gather)
+    try:
+        yield statistics.step
+    finally:
+        statistics.close()

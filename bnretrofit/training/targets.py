@@ -1,0 +1,76 @@
+"""What the outputs are compared with: labels, smoothed or mixed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training_data.seeding import preserved, seed
+
+__all__ = ["Mixing", "logits_of", "loss_of"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def loss_of(config: TrainingConfig) -> Loss:
+    """The loss that the settings ask for, of logits (N, classes) and labels (N,) or shares (N, classes)."""
+    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+
+    if config.mixup or config.cutmix:
+        # Mixing smooths the labels itself.
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(config.label_smoothing) if config.label_smoothing else nn.CrossEntropyLoss()
+
+
+class Mixing:
+    """Mixup and cutmix, timm's; the same for the same seed and step.
+
+    Args:
+        config: The run's settings.
+        classes: Outputs of the network.
+    """
+
+    def __init__(self, config: TrainingConfig, classes: int) -> None:
+        from timm.data import Mixup
+
+        self._seed = config.seed
+        self._mix: Any = None
+        if config.mixup or config.cutmix:
+            self._mix = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it mixes anything."""
+        return self._mix is not None
+
+    def __call__(self, images: Tensor, labels: Tensor, *place: int) -> tuple[Tensor, Tensor]:
+        """Mix a batch; one of an odd size loses its last image, since images are mixed in pairs."""
+        if self._mix is None:
+            return images, labels
+        even = len(images) // 2 * 2
+        # timm draws from numpy's global generator, and mixes in place.
+        with preserved():
+            seed(self._seed, "mixing", *place)
+            mixed: tuple[Tensor, Tensor] = self._mix(images[:even].clone(), labels[:even])
+        return mixed
+
+
+def logits_of(output: Any, where: str) -> Tensor:
+    """The logits (N, classes) of what a network gives, in float32 at least.
+
+    Raises:
+        InputRejectedError: It gives something else.
+    """
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(output).__name__
+        raise InputRejectedError(
+            "the network does not give logits (N, classes)",
+            where=where,
+            why=f"it gives {shape}",
+            remedy="take a classifier",
+        )
+    return found if found.dtype == torch.float64 else found.float()
