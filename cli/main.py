@@ -9,7 +9,9 @@ from .door import Door
 COMMANDS = {
     "plan": "planning",
     "retrofit": "retrofitting",
+    "finetune": "finetuning",
     "fold": "folding",
+    "run": "running",
     "verify": "verifying",
     "inspect": "inspecting",
     "demo": "demonstrating",
@@ -48,11 +50,12 @@ def main() -> None:
     Example:
       bnretrofit plan torchvision:vgg16
       bnretrofit retrofit vgg16.pth -m torchvision:vgg16 -d images/train -o vgg16-bn.safetensors
+      bnretrofit finetune vgg16-bn.safetensors -d images/train --val images/val -o run
       bnretrofit verify vgg16.pth vgg16-bn.safetensors -d images/val
       bnretrofit fold vgg16-bn.safetensors -o vgg16-folded.safetensors
 
     Results go to stdout, progress and notes to stderr. Exit codes: 0 ok, 1 internal error, 2 usage,
-    3 verification failed, 4 input rejected, 5 out of memory or disk, 130 interrupted.
+    3 verification failed, 4 input rejected, 5 out of memory or disk, 6 training diverged, 130 interrupted.
     """
 
 

@@ -13,8 +13,10 @@ __all__ = [
     "image_options",
     "json_option",
     "layer_options",
+    "loading_options",
     "model_choice",
     "model_options",
+    "preprocessing_options",
     "state_options",
 ]
 
@@ -109,6 +111,41 @@ layer_options = stacked(
 LAYER_KEYS = ("include", "exclude", "layers", "placement", "like")
 
 
+loading_options = stacked(
+    click.option(
+        "-b", "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per batch."
+    ),
+    click.option(
+        "-j",
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Processes that decode images.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn at random."),
+    click.option(
+        "--max-bad-images",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Unreadable files allowed.",
+    ),
+)
+
+preprocessing_options = stacked(
+    click.option("--img-size", type=click.IntRange(min=1), help="Side of the input, instead of the model's own."),
+    click.option("--mean", type=Floats(), help="Instead of the model's own: one number or one per channel."),
+    click.option("--std", type=Floats(), help="Instead of the model's own: one number or one per channel."),
+    click.option("--crop-pct", type=float, help="Share of the resized image that the crop keeps."),
+    click.option(
+        "--interpolation",
+        type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+        help="Of the resize.",
+    ),
+)
+
+
 def image_options(*, required: bool, num_images: int | None) -> Decorator:
     """The options that say which images are used, and how."""
     return stacked(
@@ -121,17 +158,6 @@ def image_options(*, required: bool, num_images: int | None) -> Decorator:
             help="Folder of images: one folder per class, or flat.",
         ),
         click.option(
-            "-b", "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per batch."
-        ),
-        click.option(
-            "-j",
-            "--workers",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Processes that decode images.",
-        ),
-        click.option(
             "-n",
             "--num-images",
             type=click.IntRange(min=1),
@@ -139,23 +165,8 @@ def image_options(*, required: bool, num_images: int | None) -> Decorator:
             show_default="all" if num_images is None else True,
             help="How many images are used, drawn at random with --seed.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the draw."),
-        click.option(
-            "--max-bad-images",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Unreadable files allowed.",
-        ),
-        click.option("--img-size", type=click.IntRange(min=1), help="Side of the input, instead of the model's own."),
-        click.option("--mean", type=Floats(), help="Instead of the model's own: one number or one per channel."),
-        click.option("--std", type=Floats(), help="Instead of the model's own: one number or one per channel."),
-        click.option("--crop-pct", type=float, help="Share of the resized image that the crop keeps."),
-        click.option(
-            "--interpolation",
-            type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
-            help="Of the resize.",
-        ),
+        loading_options,
+        preprocessing_options,
     )
 
 
@@ -178,7 +189,8 @@ def image_choice(options: dict[str, Any]) -> Any:
     """What the image options say."""
     from bnretrofit.workflows.images import ImageChoice
 
-    return ImageChoice(**{key: options[key] for key in IMAGE_KEYS})
+    given: dict[str, Any] = {key: options.get(key) for key in IMAGE_KEYS}
+    return ImageChoice(**given)
 
 
 def model_choice(options: dict[str, Any], name: str | None = None) -> Any:

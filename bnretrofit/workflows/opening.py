@@ -61,7 +61,7 @@ class Opened:
         model: In eval mode, on the CPU; the part that is meant, where that is not all of it.
         name: Which architecture.
         preprocessing: Of its images.
-        stage: "original", "retrofitted" or "folded".
+        stage: "original", "retrofitted", "finetuned" or "folded".
         checkpoint: The file it came from; None for a library's own weights.
         plan: With which it was retrofitted.
         num_classes: As it was built.
@@ -82,6 +82,11 @@ class Opened:
     notes: tuple[str, ...] = ()
     submodule: str = ""
     whole: nn.Module | None = None
+
+    @property
+    def has_inserted_norms(self) -> bool:
+        """Whether all norms of its plan are in it; those of a folded one are what folding left."""
+        return self.plan is not None and self.stage in ("retrofitted", "finetuned")
 
     def tensors_with(self, part: nn.Module) -> dict[str, Tensor]:
         """All tensors of the model, with another module in place of `model`."""
@@ -212,7 +217,7 @@ def _loaded(
     opened = _restored(name, checkpoint, choice, written, "meta")
     if has_meta_tensors(opened.model if opened.whole is None else opened.whole):
         opened = _restored(name, checkpoint, choice, written, "cpu")
-    if opened.plan is not None and opened.stage == "retrofitted":
+    if opened.has_inserted_norms and opened.plan is not None:
         record_plan(opened.model, opened.plan)
     opened.model.eval()
     if opened.num_classes != choice.num_classes:

@@ -11,7 +11,7 @@ from bnretrofit.sites import Plan
 __all__ = ["HEADER_SCHEMA", "Changes", "Written", "what_is_written"]
 
 HEADER_SCHEMA = 1
-STAGES = ("retrofitted", "folded")
+STAGES = ("retrofitted", "finetuned", "folded")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,213 @@
+"""What `bnretrofit finetune` does: train a checkpoint, and keep the run in a folder that it can go on from."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bnretrofit.copies import independent_copy
+from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.training import Epoch, TrainingConfig, train
+from bnretrofit.training.devices import process_rank
+from bnretrofit.training.evaluation import classes_of
+from bnretrofit.training.heads import replace_head
+from bnretrofit.training.plots import plot_history
+from bnretrofit.training.rate_range import RateRange, find_rate
+from bnretrofit.training.results import Results
+from bnretrofit.training_data import TrainingSource, open_training
+from bnretrofit.workflows.header import header_for
+from bnretrofit.workflows.images import ImageChoice
+from bnretrofit.workflows.labels import labels_for
+from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
+from bnretrofit.workflows.run_folder import RunFolder, opened_run, write_settings
+
+__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataChoice:
+    """What a user said of the images, besides the options of every command.
+
+    Attributes:
+        images: The options of every command; its folder is not used.
+        root: See `training_data.TrainingSource`.
+        val: See there.
+        val_split: See there.
+        aug: See there.
+    """
+
+    images: ImageChoice
+    root: str
+    val: str | None = None
+    val_split: float | None = None
+    aug: str = "auto"
+
+    def source(self, given: Preprocessing, min_batch: int) -> TrainingSource:
+        """What is trained on, for a network of that preprocessing."""
+        return TrainingSource(
+            self.root,
+            self.images.preprocessing(given),
+            val=self.val,
+            val_split=self.val_split,
+            seed=self.images.seed,
+            aug=self.aug,
+            batch_size=self.images.batch_size,
+            workers=self.images.workers,
+            max_bad_images=self.images.max_bad_images,
+            min_batch=min_batch,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunChoice:
+    """How a run is kept.
+
+    Attributes:
+        folder: Where.
+        resume: Go on with what is there.
+        save_steps: Save the state after so many steps too.
+        find_rate: Find the learning rate by a range test first.
+        device: "cpu", or None for what there is.
+        options: The command's options, for `--config` of another run.
+    """
+
+    folder: Path
+    resume: bool = False
+    save_steps: int | None = None
+    find_rate: bool = False
+    device: str | None = None
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """What was done.
+
+    Attributes:
+        model: The architecture.
+        results: Epoch by epoch, and in the end.
+        preprocessing: Of the images.
+        data: What is recorded of them.
+        folder: The run.
+        rates: What the range test found; None where none was made.
+        notes: What was assumed.
+    """
+
+    model: str
+    results: Results
+    preprocessing: Preprocessing
+    data: dict[str, Any]
+    folder: Path
+    rates: RateRange | None
+    notes: tuple[str, ...]
+
+
+def finetune_checkpoint(
+    path: Path | None,
+    model: ModelChoice,
+    data: DataChoice,
+    config: TrainingConfig,
+    run: RunChoice,
+    tell: Callable[[str], None],
+) -> Finetuned:
+    """Fine-tune a checkpoint.
+
+    Args:
+        path: The checkpoint; None for the library's own weights.
+        model: What the user said of it; another number of classes than it has gives it a new last layer.
+        data: What it learns from.
+        config: How.
+        run: Where it is kept.
+        tell: Called with each sentence that the user should read while it goes on.
+
+    Returns:
+        What was achieved. The folder holds `best.safetensors` and `last.safetensors`.
+
+    Raises:
+        RetrofitError: The message says what. What the run had kept is still there.
+    """
+    opened = open_model(path, replace(model, num_classes=None) if path is not None else model)
+    network = independent_copy(opened.model if opened.whole is None else opened.whole)
+    min_batch = 1 if config.bn_stats == "frozen" else 2
+    source = data.source(opened.preprocessing, min_batch)
+    example = example_for(source.preprocessing, network)
+    with closing(open_training(source)) as given:
+        notes = [*opened.notes, given.promise]
+        classes = model.num_classes
+        if classes is not None and classes != classes_of(network, example):
+            head = replace_head(network, example, classes, config.seed)
+            opened = replace(opened, num_classes=classes)
+            notes.append(f"'{head}' is a new layer of {classes} outputs")
+        labels = labels_for(given.classes, classes_of(network, example))
+        samples = given if labels is None else given.relabelled(labels)
+        if process_rank()[0] == 0:
+            opened_run(run.folder, resume=run.resume)
+        rates = find_rate(network, samples, config, run.device) if run.find_rate else None
+        config = config if rates is None else replace(config, lr=rates.chosen)
+        record = samples.record()
+        keeper = RunFolder(
+            run.folder,
+            _settings(opened, config, source, record, ranks=process_rank()[1]),
+            _describer(opened, config, source.preprocessing, record),
+            run.save_steps,
+            writes=process_rank()[0] == 0,
+        )
+        keeper.enter()
+        try:
+            if keeper.writes and run.options is not None:
+                write_settings(run.folder, run.options)
+            results = train(network, samples, config, device=run.device, keeper=keeper, tell=tell)
+        finally:
+            keeper.leave()
+        notes.extend(samples.bad)
+    if keeper.writes:
+        plot_history(results.history, run.folder / "plot.png")
+    return Finetuned(str(opened.name), results, source.preprocessing, record, run.folder, rates, tuple(notes))
+
+
+def _settings(
+    opened: Opened, config: TrainingConfig, source: TrainingSource, record: dict[str, Any], *, ranks: int
+) -> dict[str, Any]:
+    """All that the weights depend on; not where things are, nor how many processes decode."""
+    checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
+    settings = {
+        "checkpoint": checkpoint,
+        "model": str(opened.name),
+        "config": config.to_json(),
+        "preprocessing": source.preprocessing.to_json(),
+        "batch_size": source.batch_size,
+        "aug": source.aug,
+        "data": record,
+        "ranks": ranks,
+    }
+    # As they are read again: JSON has lists alone.
+    told: dict[str, Any] = json.loads(json.dumps(settings))
+    return told
+
+
+def _describer(
+    opened: Opened, config: TrainingConfig, preprocessing: Preprocessing, record: dict[str, Any]
+) -> Callable[[str, Epoch, bool], dict[str, Any]]:
+    def describe(name: str, epoch: Epoch, measured: bool) -> dict[str, Any]:  # noqa: FBT001 - see run_folder.Describe
+        header = header_for(
+            opened,
+            stage="finetuned",
+            model=str(opened.name),
+            preprocessing=preprocessing,
+            changes=opened.changes,
+            plan=opened.plan,
+        )
+        training = {
+            "weights": name,
+            "epoch": epoch.epoch,
+            "step": epoch.step,
+            "val_top1": epoch.val_top1,
+            "statistics": "measured" if measured else "running",
+            "config": config.to_json(),
+            "data": record,
+        }
+        return {**header, "training": training}
+
+    return describe

@@ -1,0 +1,162 @@
+"""The folder of a run: its state, its best and last weights, its settings and its table, each whole at any moment."""
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from bnretrofit.checkpoints import read
+from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from bnretrofit.publishing import write
+from bnretrofit.training import Epoch
+from bnretrofit.training.protocols import Weights
+from bnretrofit.training.saving import SavedRun
+from bnretrofit.workplaces import Workplace
+
+__all__ = ["RunFolder", "opened_run"]
+
+STATE, SETTINGS, SUMMARY = "state.safetensors", "args.yaml", "summary.csv"
+
+Describe = Callable[[str, Epoch, bool], Mapping[str, Any]]
+"""(name, epoch, measured) -> the header of weights that are kept."""
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """See `training.protocols.Keeper`. Of several ranks the main one writes, and all read.
+
+    Attributes:
+        path: The folder.
+        settings: All that the outcome depends on; what has other settings is not gone on with.
+        describe: Gives the headers.
+        save_steps: Save the state after so many steps, besides the end of each epoch; None for epochs alone.
+        writes: Whether this process writes.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    describe: Describe
+    save_steps: int | None = None
+    writes: bool = True
+    _lock: Workplace | None = field(default=None)
+
+    def enter(self) -> None:
+        """Keep other processes from writing into the folder until `leave`.
+
+        Raises:
+            UsageError: Another process is at it.
+        """
+        if self.writes:
+            self._lock = Workplace(self.path / "run")
+
+    def leave(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            self._lock.leave()
+            self._lock = None
+
+    def load(self) -> SavedRun | None:
+        """The state that was saved last.
+
+        Raises:
+            InputRejectedError: It is damaged.
+            UsageError: The run has other settings.
+        """
+        path = self.path / STATE
+        if not path.is_file():
+            return None
+        found = read(path)
+        header = found.header
+        if header is None or header.get("stage") != "state of a run":
+            raise InputRejectedError("this is no state of a run", where=str(path))
+        changed = differing(header["settings"], self.settings)
+        if changed:
+            raise UsageError(
+                "the run was begun with other settings",
+                where=str(self.path),
+                why="; ".join(changed),
+                remedy="go on with the same, or begin another run",
+            )
+        return SavedRun(found.tensors, header["run"])
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state is to be saved after this step."""
+        return self.save_steps is not None and step % self.save_steps == 0
+
+    def save(self, run: SavedRun) -> None:
+        """Keep a state, and the table of the epochs done."""
+        if self.writes:
+            header = {"stage": "state of a run", "settings": self.settings, "run": run.document}
+            write(self.path / STATE, run.tensors, header, overwrite=True)
+            write_text(self.path / SUMMARY, run.progress.history.to_csv())
+
+    def weights(self, name: str) -> Weights | None:
+        """The weights kept under a name."""
+        path = self.path / f"{name}.safetensors"
+        if not path.is_file():
+            return None
+        found = read(path)
+        training = (found.header or {}).get("training") or {}
+        return Weights(found.tensors, training.get("statistics") == "measured")
+
+    def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
+        """Keep weights under a name."""
+        if self.writes:
+            write(self.path / f"{name}.safetensors", tensors, self.describe(name, epoch, measured), overwrite=True)
+
+
+def opened_run(path: Path, *, resume: bool) -> None:
+    """Make the folder of a run, or find the one that is to be gone on with.
+
+    Raises:
+        UsageError: It holds something, or there is nothing to go on with.
+        ResourceError: It cannot be made.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
+    there = path.is_dir() and any(path.iterdir())
+    begun = any((path / name).is_file() for name in (STATE, SETTINGS))
+    if there and not begun:
+        raise UsageError("the folder holds something that is no run", where=str(path), remedy="choose another name")
+    if there and not resume:
+        remedy = "pass --resume to go on with it, or choose another name"
+        raise UsageError("the run's folder holds something already", where=str(path), remedy=remedy)
+    try:
+        path.mkdir(parents=False, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ResourceError("the run's folder cannot be made", where=str(path), why=why) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    made = path.with_name(f".{path.name}.new")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ResourceError("a file of the run cannot be written", where=str(path), why=why) from error
+
+
+def write_settings(path: Path, options: Mapping[str, Any]) -> None:
+    """Write what `--config` takes."""
+    write_text(path / SETTINGS, yaml.safe_dump(dict(options), sort_keys=True, allow_unicode=True))
+
+
+def read_summary(path: Path) -> list[dict[str, str]]:
+    """The table of the epochs done."""
+    with (path / SUMMARY).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def differing(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two documents, as sentences."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted({*before, *now})
+        return [text for key in keys for text in differing(before.get(key), now.get(key), f"{name}.{key}".strip("."))]
+    return [] if before == now else [f"{name} was {before!r} and is {now!r}"]

@@ -1,0 +1,139 @@
+"""What `bnretrofit run` does: retrofit, fine-tune, fold and verify, in one folder from which it can be gone on with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bnretrofit.checkpoints import read_header
+from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.training import TrainingConfig
+from bnretrofit.workflows.comparing import Compared, verify_checkpoints
+from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
+from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
+from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
+from bnretrofit.workflows.planned import PlanChoice
+from bnretrofit.workflows.retrofitting import retrofit_checkpoint
+from bnretrofit.workflows.run_folder import opened_run, write_settings
+
+__all__ = ["RETROFITTED", "Ran", "run_checkpoint"]
+
+RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What was done.
+
+    Attributes:
+        finetuned: How training went.
+        compared: The folded result against the fine-tuned one, on validation images where there are any.
+        folder: Where it all is.
+        stock: The architecture that the folded file was loaded into, strictly.
+        done_before: Steps that an earlier call had finished.
+    """
+
+    finetuned: Finetuned
+    compared: Compared
+    folder: Path
+    stock: str
+    done_before: tuple[str, ...]
+
+    @property
+    def folded(self) -> Path:
+        """The result."""
+        return self.folder / FOLDED
+
+
+def run_checkpoint(
+    path: Path | None,
+    model: ModelChoice,
+    data: DataChoice,
+    plan: PlanChoice,
+    config: TrainingConfig,
+    run: RunChoice,
+    tell: Callable[[str], None],
+) -> Ran:
+    """Take a checkpoint through all of it.
+
+    Args:
+        path: The checkpoint; None for the library's own weights.
+        model: What the user said of it.
+        data: What it learns from; a folder, whose images are calibrated on too.
+        plan: Which layers get a norm.
+        config: How it is trained.
+        run: Where it is kept.
+        tell: Called with each sentence that the user should read while it goes on.
+
+    Returns:
+        What came of it. The folder holds `folded.safetensors`, which loads strictly into the stock architecture.
+
+    Raises:
+        RetrofitError: The message says what. Steps that were finished are kept, and `--resume` goes on after them.
+    """
+    if not Path(data.root).is_dir():
+        remedy = "retrofit on a folder first, then finetune the result on the stream"
+        raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
+    opened_run(run.folder, resume=run.resume)
+    if run.options is not None:
+        write_settings(run.folder, run.options)
+    retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
+    done: list[str] = []
+    if retrofitted.is_file():
+        done.append("retrofit")
+    else:
+        tell("step 1 of 3: retrofit")
+        images = replace(data.images, folder=Path(data.root), num_images=1000)
+        whole = replace(model, num_classes=None) if path is not None else model
+        made = retrofit_checkpoint(path, whole, images, plan, retrofitted, device=run.device or "cpu")
+        for text in made.notes:
+            tell(text)
+    tell("step 2 of 3: finetune")
+    training = run.folder / TRAINING
+    going_on = replace(run, folder=training, resume=training.is_dir(), options=None)
+    same = replace(model, name=None, state_dict_key=None, submodule="")
+    finetuned = finetune_checkpoint(retrofitted, same, data, config, going_on, tell)
+    tell("step 3 of 3: fold and verify")
+    best = training / "best.safetensors"
+    judge = replace(data.images, folder=None if data.val is None else Path(data.val), num_images=None)
+    known = ModelChoice(trust_code=model.trust_code)
+    if folded.is_file() and _is_of(folded, best, known):
+        done.append("fold")
+        compared = verify_checkpoints(best, folded, (known, known), judge, device=run.device or "cpu")
+    else:
+        choice = FoldChoice()
+        compared = fold_checkpoint(
+            best, known, judge, folded, choice, overwrite=True, device=run.device or "cpu"
+        ).compared
+    return Ran(finetuned, compared, run.folder, _loaded_strictly(folded, known), tuple(done))
+
+
+def _is_of(folded: Path, best: Path, known: ModelChoice) -> bool:
+    """Whether a folded file was made from these weights."""
+    header = read_header(folded) or {}
+    opened = open_model(best, known)
+    if opened.checkpoint is None:
+        return False
+    source = header.get("source") or {}
+    return bool(source.get("sha256") == opened.checkpoint.digest.result())
+
+
+def _loaded_strictly(folded: Path, known: ModelChoice) -> str:
+    """The stock architecture, which has taken all tensors of a file and no other.
+
+    Raises:
+        VerificationError: It does not take them.
+    """
+    opened = open_model(folded, known)
+    stock = architecture(replace(known, name=str(opened.name), num_classes=opened.num_classes))
+    wanted = {name: tuple(tensor.shape) for name, tensor in stock.model.state_dict().items()}
+    tensors = {} if opened.checkpoint is None else opened.checkpoint.tensors
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != found:
+        names = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        raise VerificationError(
+            f"the folded file does not load into the stock {opened.name}",
+            where=str(folded),
+            why=f"{len(names)} tensors differ, such as {', '.join(names[:3])}",
+            remedy="leave out the layers without a bias (--exclude), or use the file with bnretrofit",
+        )
+    return str(opened.name)

@@ -1,0 +1,105 @@
+"""`bnretrofit finetune`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..console import emit_json, note, results_only, show, table
+from ..options import FILE, image_choice, json_option, model_choice, model_options
+from ..training_options import config_option, given_options, training_choice, training_data_options, training_options
+
+
+@click.command(name="finetune")
+@click.argument("checkpoint", type=FILE, required=False)
+@model_options
+@click.option(
+    "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
+)
+@training_data_options
+@training_options
+@config_option
+@click.option("-o", "--output", type=FILE, required=True, help="The run's folder, which is made.")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder, as if it had never stopped.")
+@click.option("--device", help="cpu; by default what there is, and under a launcher each process's own.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    checkpoint: Path | None,
+    *,
+    output: Path,
+    resume: bool,
+    device: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Fine-tune CHECKPOINT, retrofitted or not, on labelled images.
+
+    The run's folder gets best.safetensors and last.safetensors, summary.csv, plot.png, args.yaml and what --resume
+    needs. Runs by itself, or under `accelerate launch` and `torchrun` on several GPUs.
+
+    \b
+    Example:
+      bnretrofit finetune vgg16-bn.safetensors -d images/train --val images/val -o run --epochs 20 --lr 0.1
+      bnretrofit fold run -o vgg16-better.safetensors
+    """
+    from bnretrofit.training.devices import process_rank
+    from bnretrofit.workflows.finetuning import DataChoice, RunChoice, finetune_checkpoint
+
+    if checkpoint is not None and given["weights"] is not None:
+        raise click.UsageError("CHECKPOINT and --weights exclude each other.")
+    if given["val"] is not None and given["val_split"] is not None:
+        raise click.UsageError("--val and --val-split exclude each other.")
+    data = DataChoice(image_choice(given), *(given[name] for name in ("root", "val", "val_split", "aug")))
+    run = RunChoice(output, resume, given["save_steps"], given["lr"] == "auto", device, given_options(ctx))
+    with results_only():
+        done = finetune_checkpoint(checkpoint, model_choice(given), data, training_choice(given), run, note)
+    if process_rank()[0] != 0:
+        # One of several processes tells what all have done.
+        return
+    for text in done.notes:
+        note(text)
+    results = done.results
+    if as_json:
+        document = {
+            "model": done.model,
+            "output": str(output),
+            "preprocessing": done.preprocessing.to_json(),
+            "data": done.data,
+            "rates": None if done.rates is None else done.rates.to_json(),
+            "history": results.history.to_json(),
+            **{name: dataclasses.asdict(getattr(results, name)) for name in ("best", "last")},
+            "notes": list(done.notes),
+        }
+        emit_json("finetune", document)
+        return
+    show(f"model          {done.model}")
+    show(f"preprocessing  {done.preprocessing}")
+    if done.rates is not None:
+        show(f"learning rate  {done.rates.chosen:.3g}, found by a range test:\n{done.rates}")
+    if results.history.stopped is not None:
+        show(f"stopped early  {results.history.stopped}")
+    show(table(rows_of(results), ("", "epoch", "val loss", "val top-1")))
+    show(f"wrote          {output / 'best.safetensors'}, last.safetensors, summary.csv, plot.png")
+    show(f"to fold it     bnretrofit fold {output} -o FOLDED.safetensors")
+
+
+def rows_of(results: Any) -> list[tuple[str, ...]]:
+    """Before training, and both results with their statistics measured again."""
+    first = results.history.epochs[0]
+    rows: list[tuple[str, ...]] = [("before", "0", *shown(first.val_loss, first.val_top1))]
+    for name in ("best", "last"):
+        found = getattr(results, name)
+        judged = found.evaluation
+        rows.append(
+            (name, str(found.epoch.epoch), *shown(*((None, None) if judged is None else (judged.loss, judged.top1))))
+        )
+    return rows
+
+
+def shown(loss: float | None, top1: float | None) -> tuple[str, str]:
+    """Loss and accuracy as text."""
+    return "-" if loss is None else f"{loss:.4f}", "-" if top1 is None else f"{100 * top1:.2f} %"

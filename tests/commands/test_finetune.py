@@ -1,0 +1,223 @@
+"""`bnretrofit finetune` and `bnretrofit run`: what they write, how they go on, and what they refuse."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from tests.commands import factories
+from tests.commands.running import Outcome, Place, environment, factory, header_of, run, save_state, tensors_of
+
+EPOCHS = ("--epochs", 3, "--lr", 0.05, "-b", 8, "--bn-stats", "batch", "--device", "cpu")
+
+
+def draw_classes(folder: Path, classes: int = 3, each: int = 8) -> Path:
+    """Images whose class is which colour is the brightest."""
+    draw = torch.Generator().manual_seed(len(folder.name))
+    for label in range(classes):
+        place = folder / f"class{label}"
+        place.mkdir(parents=True)
+        for number in range(each):
+            pixels = torch.randint(0, 128, (12, 12, 3), generator=draw, dtype=torch.uint8)
+            pixels[..., label % 3] += 100
+            Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    draw_classes(folder / "train")
+    draw_classes(folder / "val", each=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bn(tmp_path_factory: pytest.TempPathFactory, labelled: Path) -> Path:
+    """The factory `plain` with norms, calibrated on the labelled images."""
+    folder = tmp_path_factory.mktemp("bn")
+    torch.manual_seed(0)
+    plain = save_state(folder / "plain.pth", factories.plain())
+    images = ("-d", labelled / "train", "-o", folder / "bn.safetensors")
+    assert run("retrofit", plain, "-m", factory("plain"), "--trust-code", *images).code == 0
+    return folder / "bn.safetensors"
+
+
+def finetune(bn: Path, labelled: Path, output: Path, *more: object) -> Outcome:
+    data = ("-d", labelled / "train", "--val", labelled / "val", "-o", output)
+    return run("finetune", bn, "--trust-code", *data, *EPOCHS, *more)
+
+
+def test_a_run_s_folder_holds_what_people_expect(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    done = finetune(bn, labelled, tmp_path / "run")
+    assert done.code == 0, done.err
+    names = ["args.yaml", "best.safetensors", "last.safetensors", "plot.png", "state.safetensors", "summary.csv"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
+    header = header_of(tmp_path / "run" / "last.safetensors")
+    assert (header["stage"], header["training"]["epoch"]) == ("finetuned", 3)
+    assert header["training"]["statistics"] == "measured"
+    with Image.open(tmp_path / "run" / "plot.png") as image:
+        assert image.format == "PNG"
+    assert done.out.splitlines()[0].startswith("model ")
+    assert "Traceback" not in done.err
+
+
+def test_the_best_weights_fold_into_the_stock_architecture(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "run").code == 0
+    folded = tmp_path / "folded.safetensors"
+    done = run("fold", tmp_path / "run", "--trust-code", "-d", labelled / "val", "-o", folded, "--json")
+    assert done.code == 0, done.err
+    model = factories.plain()
+    model.load_state_dict(tensors_of(folded), strict=True)
+    before, after = done.document["accuracy"]
+    assert before == after
+
+
+def killed(bn: Path, labelled: Path, output: Path, ready: int) -> None:
+    """A run that is ended by SIGKILL once so many epochs are in its table."""
+    data = ("-d", labelled / "train", "--val", labelled / "val", "-o", output, "--save-steps", 1)
+    command = [sys.executable, "-m", "cli", "finetune", bn, "--trust-code", *data, *EPOCHS]
+    with subprocess.Popen(
+        list(map(str, command)), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        table = output / "summary.csv"
+        while process.poll() is None:
+            if table.is_file() and len(table.read_text().splitlines()) > ready:
+                process.kill()
+                break
+            time.sleep(0.002)
+
+
+def test_a_killed_run_that_is_resumed_writes_the_very_same_files(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "whole", "--save-steps", 1).code == 0
+    killed(bn, labelled, tmp_path / "killed", 2)
+    # Other workers decode: nothing depends on how many there are.
+    again = finetune(bn, labelled, tmp_path / "killed", "--save-steps", 1, "--resume", "-j", 1)
+    assert again.code == 0, again.err
+    for name in ("best.safetensors", "last.safetensors", "summary.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_resumed_run_may_be_done_already(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "run").code == 0
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    assert finetune(bn, labelled, tmp_path / "run", "--resume").code == 0
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+
+
+def test_a_run_is_gone_on_with_the_same_settings_only(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "run").code == 0
+    again = finetune(bn, labelled, tmp_path / "run")
+    assert (again.code, "Pass --resume" in again.err) == (2, True)
+    other = finetune(bn, labelled, tmp_path / "run", "--resume", "--lr", 0.1)
+    assert (other.code, "config.lr was 0.05 and is 0.1" in other.err) == (2, True)
+
+
+def test_ctrl_c_says_how_to_go_on(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    data = ("-d", labelled / "train", "--val", labelled / "val", "-o", tmp_path / "run")
+    command = [sys.executable, "-m", "cli", "finetune", bn, "--trust-code", *data, *EPOCHS, "--epochs", 10000]
+    with subprocess.Popen(
+        list(map(str, command)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (tmp_path / "run" / "summary.csv").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.rstrip().endswith("--resume")
+    assert "is whole; to go on: bnretrofit finetune" in err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_file_gives_options_and_flags_win(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump({"data": str(labelled / "train"), "epochs": 1, "lr": 0.5, "batch-size": 8}))
+    done = run("finetune", bn, "--trust-code", "--config", config, "--lr", 0.05, "-o", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert len(done.document["history"]["epochs"]) == 2
+    header = header_of(tmp_path / "run" / "last.safetensors")
+    assert (header["training"]["config"]["lr"], header["training"]["config"]["epochs"]) == (0.05, 1)
+    given = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
+    assert (given["lr"], given["epochs"], given["batch-size"]) == (0.05, 1, 8)
+    # What a run has written is such a file.
+    again = run("finetune", bn, "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again", "--json")
+    assert again.document["history"] == done.document["history"]
+    config.write_text("no-such-option: 3\n")
+    refused = run("finetune", bn, "-d", labelled / "train", "--config", config, "-o", tmp_path / "no")
+    assert (refused.code, "no_such_option" in refused.err) == (2, True)
+
+
+def test_a_new_head_for_other_classes_loads_into_the_stock_architecture(
+    labelled: Path, tmp_path: Path, bn: Path
+) -> None:
+    draw_classes(tmp_path / "five", classes=5, each=4)
+    refused = run("finetune", bn, "--trust-code", "-d", tmp_path / "five", "-o", tmp_path / "run", "--epochs", 1)
+    assert (refused.code, "--num-classes 5" in refused.err) == (4, True)
+    assert not (tmp_path / "run").exists()
+    options = ("--num-classes", 5, "--epochs", 1, "-b", 4, "--val-split", 0.25, "--bn-stats", "frozen")
+    done = run("finetune", bn, "--trust-code", "-d", tmp_path / "five", "-o", tmp_path / "run", *options)
+    assert done.code == 0, done.err
+    assert any("'8' is a new layer of 5 outputs" in text for text in done.notes)
+    folded = tmp_path / "folded.safetensors"
+    assert run("fold", tmp_path / "run", "--trust-code", "-o", folded).code == 0
+    factories.plain(5).load_state_dict(tensors_of(folded), strict=True)
+
+
+def test_a_run_that_diverges_ends_with_6_and_keeps_what_was_good(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    done = finetune(bn, labelled, tmp_path / "run", "--lr", 1e30, "--bn-stats", "frozen", "--warmup-steps", 0)
+    assert done.code == 6, done.err
+    assert "take a lower --lr" in done.err.lower()
+    tensors: dict[str, Tensor] = tensors_of(tmp_path / "run" / "best.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def test_one_command_does_all_of_it_and_goes_on_after_each_step(labelled: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    data = ("-d", labelled / "train", "--val", labelled / "val", "-o", tmp_path / "run")
+    whole = ("run", plain, "-m", factory("plain"), "--trust-code", *data, *EPOCHS)
+    done = run(*whole, "--json")
+    assert done.code == 0, done.err
+    folded = tmp_path / "run" / "folded.safetensors"
+    factories.plain().load_state_dict(tensors_of(folded), strict=True)
+    assert done.document["report"]["passed"]
+    assert done.document["done_before"] == []
+    first = folded.read_bytes()
+    folded.unlink()
+    again = run(*whole, "--json", "--resume")
+    assert again.code == 0, again.err
+    assert again.document["done_before"] == ["retrofit"]
+    assert folded.read_bytes() == first
+    text = run(*whole, "--resume")
+    assert [line.split()[0] for line in text.out.splitlines()[2:6]] == ["before", "best", "last", "folded"]
+
+
+def test_a_network_that_is_no_classifier_is_refused(labelled: Path, tmp_path: Path) -> None:
+    save_state(tmp_path / "conv.pth", nn.Sequential(nn.Conv2d(3, 3, 3)))
+    (tmp_path / "conv.py").write_text(
+        "from torch import nn\ndef conv():\n    return nn.Sequential(nn.Conv2d(3, 3, 3))\n"
+    )
+    model = ("-m", f"{tmp_path / 'conv.py'}:conv", "--trust-code")
+    done = run("finetune", tmp_path / "conv.pth", *model, "-d", labelled / "train", "-o", tmp_path / "run")
+    assert (done.code, "does not give logits" in done.err) == (4, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_is_refused_by_run(place: Place) -> None:
+    model = ("-m", factory("plain"), "--trust-code")
+    done = run("run", place.plain, *model, "-d", "hfds/some/where", "-o", place.out / "run")
+    assert (done.code, "folder of training images" in done.err) == (2, True)
