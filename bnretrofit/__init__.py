@@ -12,17 +12,21 @@ from bnretrofit.moments import ChannelStats
 from bnretrofit.pipeline import retrofit
 from bnretrofit.planning import make_plan
 from bnretrofit.sites import FoldPlan, Plan, Site, Skip
+from bnretrofit.training import History, TrainingConfig, finetune
 from bnretrofit.verification import verify
 
 __all__ = [
     "ChannelStats",
     "FoldPlan",
+    "History",
     "Plan",
     "Report",
     "RetrofitError",
     "Site",
     "Skip",
+    "TrainingConfig",
     "calibrate",
+    "finetune",
     "fold",
     "insert",
     "make_fold_plan",
