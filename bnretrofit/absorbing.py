@@ -9,7 +9,15 @@ from torch import Tensor
 
 from bnretrofit.affine import Affine
 
-__all__ = ["absorb", "absorbed_bias", "absorbed_weight", "row_blocks", "shifted_bias", "weight_factors"]
+__all__ = [
+    "absorb",
+    "absorbed_bias",
+    "absorbed_weight",
+    "channel_factor",
+    "row_blocks",
+    "shifted_bias",
+    "weight_factors",
+]
 
 BLOCK_ELEMENTS = 1 << 15
 """Elements of a weight held in float64 at a time: 256 kB, which stay in the cache. Kernels over no more than that run

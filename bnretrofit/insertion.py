@@ -1,7 +1,8 @@
 """model + plan + statistics -> the model with norms, computing the same function."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,12 @@ from bnretrofit.sites import Plan, Site
 from bnretrofit.surgery import check_sites, place_norms, plan_of, record_plan, runs_through
 from bnretrofit.twins import COUNTER, carry
 
-__all__ = ["insert", "insert_sharing"]
+__all__ = ["INITS", "insert", "insert_blank", "insert_sharing"]
 
 INITS = ("identity", "standardize")
+
+Fill = Callable[[nn.Module, Site], None]
+"""Sets the tensors of a site's new norm."""
 
 
 def insert(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, init: str = "identity") -> nn.Module:
@@ -35,7 +39,8 @@ def insert(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], *, i
         model: The network the plan was made for; it is left as it is, and shares no tensor with the result.
         plan: Where norms go.
         stats: What `calibrate` measured, by site name.
-        init: "identity": the outputs do not change. "standardize": weight 1 and bias 0, for networks not yet trained.
+        init: "identity": the outputs do not change. "standardize": weight 1 and bias 0, with the statistics as they
+            are given; those that the later norms then read are what `standardising.standardize` measures.
 
     Returns:
         The model with norms, in the mode of `model`.
@@ -53,16 +58,26 @@ def insert_sharing(
     """`insert`, with a result that shares the tensors of its argument: for callers that have no more use for it."""
     if init not in INITS:
         raise UsageError(f"unknown init '{init}'", remedy=f"choose from {', '.join(INITS)}")
+    for site in plan.sites:
+        _check_statistics(site, stats)
+    return _insert(model, plan, partial(_fill, stats=stats, init=init), identity=init == "identity")
+
+
+def insert_blank(model: nn.Module, plan: Plan) -> nn.Module:
+    """`insert_sharing` of norms as torch makes them: mean 0, variance 1, weight 1, bias 0."""
+    return _insert(model, plan, _leave, identity=False)
+
+
+def _insert(model: nn.Module, plan: Plan, fill: Fill, *, identity: bool) -> nn.Module:
     before = plan_of(model)
     if before is not None and before.twin is not None:
         raise InputRejectedError(
             f"the model was retrofitted like a {before.twin} already", remedy="fold it first, or retrofit the original"
         )
     check_sites(model, plan)
-    for site in plan.sites:
-        _check_statistics(site, stats)
-    result = _into_twin(model, plan, stats, init) if plan.twin is not None else _in_place(model, plan, stats, init)
-    return record_plan(result, plan)
+    if plan.twin is None:
+        return record_plan(_in_place(model, plan, fill), plan)
+    return record_plan(_into_twin(model, plan, fill, identity=identity), plan)
 
 
 def _check_statistics(site: Site, stats: Mapping[str, ChannelStats]) -> None:
@@ -79,29 +94,34 @@ def _check_statistics(site: Site, stats: Mapping[str, ChannelStats]) -> None:
         )
 
 
-def _set(norm: nn.Module, stats: ChannelStats, init: str, where: str) -> None:
+def _leave(norm: nn.Module, site: Site) -> None:
+    """Leave a norm as it was made."""
+
+
+def _fill(norm: nn.Module, site: Site, *, stats: Mapping[str, ChannelStats], init: str) -> None:
     """Set a norm's tensors as `init` says."""
     if init == "standardize":
         held = fixed_norm(norm)
-        held.mean.copy_(stats.mean)
-        held.var.copy_(stats.unbiased_var)
+        held.mean.copy_(stats[site.name].mean)
+        held.var.copy_(stats[site.name].unbiased_var)
         return
     try:
-        exact = set_identity(norm, stats)
+        exact = set_identity(norm, stats[site.name])
     except InputRejectedError as error:
-        raise InputRejectedError(error.what, where=where, why=error.why) from error
+        raise InputRejectedError(error.what, where=site.name, why=error.why) from error
     if not bool(exact.all()):
         inexact = int((~exact).sum())
-        text = f"{where}: no exact identity on {inexact} of {len(exact)} channels with this device's kernel; see verify"
+        channels = f"{inexact} of {len(exact)} channels"
+        text = f"{site.name}: no exact identity on {channels} with this device's kernel; see verify"
         warnings.warn(text, InexactIdentityWarning, stacklevel=2)
 
 
-def _in_place(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:
+def _in_place(model: nn.Module, plan: Plan, fill: Fill) -> nn.Module:
     copy = share_copy(model)
     norms = {}
     for site in plan.sites:
         norms[site.name] = norm_for(site.norm, site.channels, copy.get_submodule(site.name))
-        _set(norms[site.name], stats[site.name], init, site.name)
+        fill(norms[site.name], site)
     result = place_norms(copy, plan.sites, norms)
     example = example_from(plan.inputs, device_of(model))
     graph = capture(result, example)
@@ -124,7 +144,7 @@ def _require(same: GraphComparison, result: nn.Module, model: nn.Module, *, clos
         )
 
 
-def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], init: str) -> nn.Module:
+def _into_twin(model: nn.Module, plan: Plan, fill: Fill, *, identity: bool) -> nn.Module:
     if not isinstance(plan.like, nn.Module):
         raise InputRejectedError(
             f"the plan was made like a {plan.twin}, which is not at hand",
@@ -139,13 +159,13 @@ def _into_twin(model: nn.Module, plan: Plan, stats: Mapping[str, ChannelStats], 
             site.channels, eps=plan.like.get_submodule(site.norm_name).eps
         )
         norm = norm.to(device=device, dtype=_norm_dtype(model, site))
-        _set(norm, stats[site.name], init, site.name)
+        fill(norm, site)
         state |= {f"{site.norm_name}.{leaf}": value.detach() for leaf, value in norm.state_dict().items()}
         state.setdefault(f"{site.norm_name}.{COUNTER}", torch.zeros((), dtype=torch.long, device=device))
     result = carry(plan.like, state, training=model.training)
     example = example_from(plan.inputs, device)
     same = compare_graphs(capture(model, example), capture(result, example))
-    close = init != "identity" or same.tensor_error <= tolerance_for(dtype_of(model)).tensor
+    close = not identity or same.tensor_error <= tolerance_for(dtype_of(model)).tensor
     _require(same, result, model, close=close)
     return result
 

@@ -1,4 +1,4 @@
-"""retrofit = make_plan, calibrate, insert."""
+"""retrofit = make_plan, calibrate, insert; or make_plan and standardize."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -7,8 +7,10 @@ from torch import nn
 
 from bnretrofit.batches import Batch, taken
 from bnretrofit.calibration import calibrate
+from bnretrofit.copies import independent_copy
 from bnretrofit.insertion import insert
 from bnretrofit.planning import make_plan
+from bnretrofit.standardising import standardize
 
 __all__ = ["retrofit"]
 
@@ -28,8 +30,9 @@ def retrofit(
 
     Args:
         model: The network; it is left as it is, and shares no tensor with the result.
-        batches: The calibration set, at least one batch; gone through once.
-        init: "identity", or "standardize" for networks not yet trained (see `insert`).
+        batches: The calibration set, at least one batch; drawn once.
+        init: "identity"; or "standardize" for networks not yet trained: weight 1 and bias 0, with the statistics of
+            what each norm reads in its place.
         include: Module-name globs of layers to take (see `make_plan`).
         exclude: Module-name globs of layers to skip.
         layers: Families to take: "conv", "dense" or both.
@@ -45,4 +48,7 @@ def retrofit(
     iterator = taken(batches, "calibrate")
     first = next(iterator)
     plan = make_plan(model, first, include=include, exclude=exclude, layers=layers, placement=placement, like=like)
+    if init == "standardize":
+        # Gone through several times: each norm changes what the later ones read.
+        return independent_copy(standardize(model, plan, [first, *iterator]))
     return insert(model, plan, calibrate(model, plan, chain([first], iterator)), init=init)

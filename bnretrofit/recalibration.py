@@ -21,7 +21,7 @@ from bnretrofit.memory import Parts
 from bnretrofit.moments import ChannelStats, PassMoments
 from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, is_frozen_norm
 
-__all__ = ["Recalibrated", "recalibrate"]
+__all__ = ["SETTLED", "Batches", "Recalibrated", "held_statistics", "moved", "recalibrate", "set_statistics"]
 
 SETTLED = 1e-3
 """Largest change of a channel's scale, relative, at which the statistics are taken to be final: a tenth of what moves a
@@ -116,7 +116,7 @@ def _pass(
     finally:
         for handle in handles:
             handle.remove()
-    return max((_set(name, norms[name], stats) for name, stats in moments.stats().items()), default=0.0)
+    return max((_renewed(name, norms[name], stats) for name, stats in moments.stats().items()), default=0.0)
 
 
 def _forward(model: nn.Module, batch: Batch) -> None:
@@ -134,21 +134,44 @@ def _collector(name: str, norm: nn.Module, moments: PassMoments) -> Callable[[nn
     return collect
 
 
-def _set(name: str, norm: Any, stats: ChannelStats) -> float:
+def set_statistics(name: str, norm: Any, stats: ChannelStats) -> None:
+    """Give a norm the running statistics that were measured.
+
+    Args:
+        name: The norm's module name, for the error.
+        norm: A BatchNorm with running statistics; edited in place.
+        stats: Of what it reads, (C,) each.
+
+    Raises:
+        InputRejectedError: They are of one value per channel, not finite, or beyond the norm's dtype.
+    """
     if stats.count < 2 or not bool(torch.isfinite(stats.mean).all() and torch.isfinite(stats.var).all()):
         raise InputRejectedError(
-            "the norm's statistics cannot be measured again",
+            "the norm's statistics cannot be measured",
             where=name,
             why="its input is NaN or infinite" if stats.count > 1 else "there is one value per channel",
             remedy="check the inputs and the model's weights, or take more of them",
         )
-    before_mean, before = norm.running_mean.double(), _variance(norm).double()
     norm.running_mean.copy_(stats.mean)
     norm.running_var.copy_(stats.unbiased_var)
     if not bool(torch.isfinite(norm.running_var).all() and torch.isfinite(norm.running_mean).all()):
         why = f"they overflow {norm.running_var.dtype}"
         raise InputRejectedError("the norm's statistics cannot be held", where=name, why=why, remedy="use float32")
-    now = _variance(norm).double()
-    # In standard deviations of the channel, as the norm sees it.
-    moved = (norm.running_mean.double() - before_mean).abs() / now.sqrt()
-    return max(float(((before / now).sqrt() - 1).abs().max()), float(moved.max()))
+
+
+def held_statistics(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a norm subtracts and divides by: running mean, and running variance with eps; float64 copies, (C,) each."""
+    return norm.running_mean.to(torch.float64, copy=True), _variance(norm).double()
+
+
+def moved(before: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> float:
+    """Largest change of a scale, relative, or of a mean, in standard deviations of the channel as the norm sees it."""
+    means, variances = zip(before, now, strict=True)
+    scales = (variances[0] / variances[1]).sqrt() - 1
+    return max(float(scales.abs().max()), float(((means[1] - means[0]).abs() / variances[1].sqrt()).max()))
+
+
+def _renewed(name: str, norm: nn.Module, stats: ChannelStats) -> float:
+    before = held_statistics(norm)
+    set_statistics(name, norm, stats)
+    return moved(before, held_statistics(norm))

@@ -16,10 +16,10 @@ from bnretrofit.training.preparation import Tell, prepared
 from bnretrofit.training.protocols import Keeper, TrainingSet
 from bnretrofit.training.results import Result, Results
 
-__all__ = ["train"]
+__all__ = ["finetune_on"]
 
 
-def train(
+def finetune_on(
     model: nn.Module,
     data: TrainingSet,
     config: TrainingConfig,

@@ -77,7 +77,7 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
         model: In eval mode; it is left as it is.
         data: What it learns from; all ranks take the first one's share, and so find the same.
         config: How it will be trained.
-        device: As `finetuning.train` takes it.
+        device: As `finetuning.finetune_on` takes it.
 
     Raises:
         InputRejectedError: The loss rises at the lowest rate already.

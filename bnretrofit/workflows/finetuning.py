@@ -9,7 +9,7 @@ from typing import Any
 
 from bnretrofit.copies import independent_copy
 from bnretrofit.preprocessing import Preprocessing
-from bnretrofit.training import Epoch, TrainingConfig, train
+from bnretrofit.training import Epoch, TrainingConfig, finetune_on
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
@@ -158,7 +158,7 @@ def finetune_checkpoint(
         try:
             if keeper.writes and run.options is not None:
                 write_settings(run.folder, run.options)
-            results = train(network, samples, config, device=run.device, keeper=keeper, tell=tell)
+            results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
             keeper.leave()
         notes.extend(samples.bad)

@@ -10,12 +10,14 @@ from bnretrofit.batches import checked_device
 from bnretrofit.calibration import calibrate
 from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches, ImageFiles, find_images
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
 from bnretrofit.memory import splits_noted
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.publishing import check_output, check_space, write
 from bnretrofit.sites import Plan
+from bnretrofit.standardising import standardize
+from bnretrofit.unit_outputs import UnitOutputs, check_unit_outputs
 from bnretrofit.workflows.agreement import open_agreed
 from bnretrofit.workflows.comparing import compare, failed
 from bnretrofit.workflows.header import header_for
@@ -24,9 +26,26 @@ from bnretrofit.workflows.opening import ModelChoice
 from bnretrofit.workflows.planfile import PlanFile
 from bnretrofit.workflows.planned import PlanChoice, decide
 
-__all__ = ["Retrofitted", "retrofit_checkpoint"]
+__all__ = ["RetrofitChoice", "Retrofitted", "retrofit_checkpoint"]
 
 VERIFY_IMAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RetrofitChoice:
+    """How a user wants a checkpoint retrofitted.
+
+    Attributes:
+        init: "identity": outputs do not change, and that is verified. "standardize": every norm puts out mean 0 and
+            variance 1 over the images, and that is verified; for networks not yet trained.
+        force: Write even if verification fails.
+    """
+
+    init: str = "identity"
+    force: bool = False
+
+
+DEFAULT = RetrofitChoice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +56,7 @@ class Retrofitted:
     model: str
     preprocessing: Preprocessing
     calibration: dict[str, Any]
-    report: Report
+    report: Report | UnitOutputs
     output: Path
     notes: tuple[str, ...]
 
@@ -53,9 +72,9 @@ def retrofit_checkpoint(
     images: ImageChoice,
     choice: PlanChoice | PlanFile,
     output: Path,
+    how: RetrofitChoice = DEFAULT,
     *,
     overwrite: bool = False,
-    force: bool = False,
     device: str = "cpu",
 ) -> Retrofitted:
     """Insert BatchNorm into a checkpoint.
@@ -66,8 +85,8 @@ def retrofit_checkpoint(
         images: The calibration images.
         choice: Which layers get a norm, or a plan file that says it.
         output: The file to write.
+        how: What the norms are to be at the start, and whether to write whatever verification finds.
         overwrite: Replace it if it exists.
-        force: Write it even if verification fails.
         device: Where to run.
 
     Returns:
@@ -81,7 +100,7 @@ def retrofit_checkpoint(
         raise UsageError("no images to calibrate with", remedy="pass -d FOLDER")
     everything = find_images(images.folder, images.max_bad_images)
     opened = open_agreed(path, model, choice if isinstance(choice, PlanFile) else None)
-    if opened.stage == "retrofitted":
+    if opened.has_inserted_norms:
         raise UsageError(
             "the checkpoint is retrofitted already", where=str(path), remedy="fold it first, or use it as it is"
         )
@@ -97,14 +116,19 @@ def retrofit_checkpoint(
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
     plan, like = decide(opened, choice, batches.first()[:1], trust_code=model.trust_code)
     with splits_noted() as splits:
-        stats = calibrate(network, plan, batches)
-    result = insert_sharing(network, plan, stats)
-    report = _verified(network, result, replace(images, num_images=VERIFY_IMAGES), batches, everything)
+        result = _inserted(network, plan, batches, how.init)
+    report: Report | UnitOutputs
+    if how.init == "standardize":
+        report = check_unit_outputs(result, [site.norm_name for site in plan.sites], batches)
+    else:
+        report = _verified(network, result, replace(images, num_images=VERIFY_IMAGES), batches, everything)
     report = replace(report, notes=(*report.notes, *splits))
-    if not report.passed and not force:
-        raise failed("the retrofitted model is not the original's equal", report)
+    if not report.passed and not how.force:
+        raise _failed(report)
     name = str(opened.name if like is None else like)
     calibration = record_of(batches, images.seed)
+    if how.init != DEFAULT.init:
+        calibration["init"] = how.init
     header = header_for(
         opened,
         stage="retrofitted",
@@ -118,6 +142,25 @@ def retrofit_checkpoint(
     return Retrofitted(
         plan, name, preprocessing, calibration, report, output, (*opened.notes, *notes_on(batches), *splits)
     )
+
+
+def _inserted(network: nn.Module, plan: Plan, batches: ImageBatches, init: str) -> nn.Module:
+    if init == "standardize":
+        return standardize(network, plan, batches)
+    return insert_sharing(network, plan, calibrate(network, plan, batches), init=init)
+
+
+def _failed(report: Report | UnitOutputs) -> VerificationError:
+    if isinstance(report, Report):
+        return failed("the retrofitted model is not the original's equal", report)
+    error = VerificationError(
+        "the norms do not put out mean 0 and variance 1",
+        why=report.reason,
+        where=report.layer,
+        remedy="exclude the layer, or calibrate with all images in one batch (-b)",
+    )
+    error.report = report.to_json()
+    return error
 
 
 def _verified(

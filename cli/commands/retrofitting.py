@@ -37,6 +37,13 @@ from ..options import (
 @click.option(
     "-o", "--output", type=FILE, required=True, help="The file to write: .safetensors, or .pth for a plain state_dict."
 )
+@click.option(
+    "--init",
+    type=click.Choice(["identity", "standardize"]),
+    default="identity",
+    show_default=True,
+    help="Outputs unchanged; or, for networks not yet trained, norms that put out mean 0 and variance 1.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--force", is_flag=True, help="Write the output even if verification fails.")
 @device_option
@@ -46,13 +53,17 @@ def command(
 ) -> int:
     """Insert BatchNorm after conv and dense layers of CHECKPOINT, with its outputs unchanged.
 
+    With --init standardize the outputs change: a network that is not yet trained starts from norms that are calibrated
+    layer by layer, however badly it was initialised.
+
     \b
     Example:
       bnretrofit retrofit vgg16.pth -m torchvision:vgg16 -d images/train -o vgg16-bn.safetensors
       bnretrofit retrofit vgg16.pth -m torchvision:vgg16 --like torchvision:vgg16_bn -d images/train -o bn.pth
       bnretrofit retrofit vgg16.pth --plan plan.json -d images/train -o vgg16-bn.safetensors
+      bnretrofit retrofit untrained.pth -m torchvision:vgg16 --init standardize -d images/train -o bn.safetensors
     """
-    from bnretrofit.workflows.retrofitting import retrofit_checkpoint
+    from bnretrofit.workflows.retrofitting import RetrofitChoice, retrofit_checkpoint
 
     if checkpoint is not None and given["weights"] is not None:
         raise click.UsageError("CHECKPOINT and --weights exclude each other.")
@@ -63,8 +74,8 @@ def command(
             image_choice(given),
             plan_choice(given),
             output,
+            RetrofitChoice(given["init"], force),
             overwrite=overwrite,
-            force=force,
             device=device,
         )
     for text in (*done.notes, *done.plan.notes):
@@ -74,6 +85,7 @@ def command(
         document = {
             "model": done.model,
             "output": str(output),
+            "init": given["init"],
             "sites": len(done.plan.sites),
             "plan": done.plan.to_json(),
             "preprocessing": done.preprocessing.to_json(),

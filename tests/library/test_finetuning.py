@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnretrofit import retrofit
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError, UsageError
-from bnretrofit.training import TrainingConfig, finetune, train
+from bnretrofit.training import TrainingConfig, finetune, finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training.protocols import Labelled
@@ -47,7 +47,7 @@ def config(**changes: Any) -> TrainingConfig:
 
 
 def trained(model: nn.Module, settings: TrainingConfig, keeper: MemoryKeeper | None = None) -> Results:
-    return train(model, LoaderSet(samples(), samples()), settings, device="cpu", keeper=keeper)
+    return finetune_on(model, LoaderSet(samples(), samples()), settings, device="cpu", keeper=keeper)
 
 
 class Stopped(MemoryKeeper):
@@ -71,7 +71,7 @@ def test_it_learns_and_the_model_ends_with_the_best_weights(bn_stats: str) -> No
     model = with_norms()
     before = copy.deepcopy(model.state_dict())
     settings = config(epochs=12, bn_stats=bn_stats, lr=0.1 if bn_stats == "batch" else 0.02)
-    history = finetune(model, samples(), samples(), settings, device="cpu")
+    history = finetune(model, samples(), samples(), settings)
     first, best = history.epochs[0], history.best
     assert best is not None
     assert first.val_top1 is not None
@@ -191,7 +191,7 @@ def test_pooled_batches_leave_the_statistics_of_one_large_batch() -> None:
         keeper = MemoryKeeper()
         model = with_norms(dropout=0.0)
         # Of the first norm alone: those after it see what each batch was normalised with.
-        train(
+        finetune_on(
             model, LoaderSet(batches, None), replace(settings, grad_accum_steps=accumulate), device="cpu", keeper=keeper
         )
         assert keeper.state is not None
@@ -231,8 +231,8 @@ def test_dropout_is_set_for_the_run_alone() -> None:
 def test_a_batch_of_one_is_refused_with_batch_statistics_only() -> None:
     ones = [(images[:1], labels[:1]) for images, labels in samples()]
     with pytest.raises(InputRejectedError, match="batch of one image"):
-        train(with_norms(), LoaderSet(ones, None), config(), device="cpu")
-    train(with_norms(), LoaderSet(ones, None), config(epochs=1, bn_stats="auto"), device="cpu")
+        finetune_on(with_norms(), LoaderSet(ones, None), config(), device="cpu")
+    finetune_on(with_norms(), LoaderSet(ones, None), config(epochs=1, bn_stats="auto"), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_settings_that_cannot_be_are_refused_by_name(changes: dict[str, Any], wh
 def test_labels_beyond_the_outputs_are_refused() -> None:
     wrong = [(images, labels + 1) for images, labels in samples()]
     with pytest.raises(InputRejectedError, match=f"label is {CLASSES}"):
-        finetune(with_norms(), samples(), wrong, config(), device="cpu")
+        finetune(with_norms(), samples(), wrong, config())
 
 
 def test_the_range_test_stops_where_the_loss_rises_and_leaves_the_model() -> None:
@@ -264,7 +264,7 @@ def test_the_range_test_stops_where_the_loss_rises_and_leaves_the_model() -> Non
     assert list(found.rates) == sorted(found.rates)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert f"chosen: {found.chosen:.2g}" in str(found)
-    assert finetune(model, samples(), samples(), config(lr=found.chosen), device="cpu").epochs
+    assert finetune(model, samples(), samples(), config(lr=found.chosen)).epochs
 
 
 def test_settings_survive_json() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import bnretrofit
-from bnretrofit import calibrate, fold, insert, make_fold_plan, make_plan, retrofit, verify
+from bnretrofit import calibrate, finetune, fold, insert, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.standardising import standardize
 from tests.library.networks import chain, images
 from tests.library.observing import equal_states, observed, run, same
 
@@ -26,6 +27,7 @@ EMPTY = inspect.Parameter.empty
         (make_fold_plan, ["model", "example"], []),
         (fold, ["model", "example"], [("like", None), ("force", False), ("allow_new_layers", False)]),
         (verify, ["a", "b", "batches"], [("rtol", None), ("atol", None)]),
+        (finetune, ["model", "train", "val", "config"], []),
     ],
 )
 def test_the_signatures_are_the_ones_promised(
@@ -40,7 +42,7 @@ def test_the_signatures_are_the_ones_promised(
 
 
 def test_the_public_names_are_there() -> None:
-    promised = {"retrofit", "fold", "verify", "make_plan", "calibrate", "insert"}
+    promised = {"retrofit", "finetune", "fold", "verify", "make_plan", "calibrate", "insert"}
     promised |= {"Plan", "Site", "ChannelStats", "Report", "RetrofitError"}
     assert promised <= set(bnretrofit.__all__)
     assert all(hasattr(bnretrofit, name) for name in bnretrofit.__all__)
@@ -76,9 +78,11 @@ def test_the_public_classes_have_the_promised_fields(kind: Any, promised: list[s
 def test_retrofit_is_its_three_stages() -> None:
     model, batches = chain(), [images(4), images(3)]
     plan = make_plan(model, batches[0], layers="conv", exclude=["4"])
-    by_hand = insert(model, plan, calibrate(model, plan, batches), init="standardize")
-    found = retrofit(model, batches, init="standardize", layers="conv", exclude=["4"])
+    by_hand = insert(model, plan, calibrate(model, plan, batches))
+    found = retrofit(model, batches, layers="conv", exclude=["4"])
     assert equal_states(found, by_hand)
+    by_hand = standardize(model, plan, batches)
+    assert equal_states(retrofit(model, iter(batches), init="standardize", layers="conv", exclude=["4"]), by_hand)
     assert [name for name, _ in found.named_modules() if name.endswith(".norm")] == ["0.norm"]
 
 
