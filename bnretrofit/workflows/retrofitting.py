@@ -147,7 +147,7 @@ def retrofit_checkpoint(
 def _inserted(network: nn.Module, plan: Plan, batches: ImageBatches, init: str) -> nn.Module:
     if init == "standardize":
         return standardize(network, plan, batches)
-    return insert_sharing(network, plan, calibrate(network, plan, batches), init=init)
+    return insert_sharing(network, plan, calibrate(network, plan, batches))
 
 
 def _failed(report: Report | UnitOutputs) -> VerificationError:
