@@ -140,10 +140,12 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
     unknown = sorted(given.keys() - known)
     if unknown:
         raise click.UsageError(f"--config {path} names what is no option: {', '.join(unknown)}")
-    ctx.default_map = {key: _as_given(value) for key, value in given.items() if value is not None}
+    params = {param.name: param for param in ctx.command.params}
+    ctx.default_map = {key: _as_given(path, params[key], value) for key, value in given.items() if value is not None}
 
 
 ALIASES = {"data": "root"}
+PLACES = ("root", "val")
 
 config_option = click.option(
     "--config",
@@ -155,8 +157,17 @@ config_option = click.option(
 )
 
 
-def _as_given(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+def _as_given(path: Path, param: click.Parameter, value: Any) -> Any:
+    """A value as the command line would have it."""
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(each, (dict, list)) for each in values):
+        raise click.UsageError(f"--config {path} gives more than a value to '{param.name}'")
+    if param.multiple:
+        return [str(each) for each in values]
+    if isinstance(value, bool) and isinstance(param.type, click.Choice):
+        # YAML takes a bare no for False.
+        return "yes" if value else "no"
+    return value if isinstance(value, bool) else " ".join(map(str, values))
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
@@ -166,6 +177,9 @@ def given_options(ctx: click.Context) -> dict[str, Any]:
     for name, value in ctx.params.items():
         if name in NOT_OF_A_RUN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
-        plain = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        plain = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, Path) or (name in PLACES and Path(str(value)).exists()):
+            # Another run may be begun from another folder.
+            plain = str(Path(value).resolve())
         found[names.get(name, name).replace("_", "-")] = plain
     return found

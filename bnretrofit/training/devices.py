@@ -6,16 +6,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnretrofit.batches import checked_device
 from bnretrofit.errors import UsageError
 
-__all__ = ["accelerator_for", "gathered", "parallel", "process_rank"]
+__all__ = ["accelerator_for", "gathered", "parallel", "process_rank", "share_buffers"]
 
 
 def accelerator_for(device: str | None, amp: str) -> Any:
     """Accelerate's view of this process: started plainly, or by `accelerate launch` or `torchrun`.
 
     Args:
-        device: "cpu", or None for what there is.
+        device: "cpu", "cuda", or None for what there is.
         amp: Mixed precision: "no", "bf16", "fp16".
 
     Raises:
@@ -25,11 +26,21 @@ def accelerator_for(device: str | None, amp: str) -> Any:
     from accelerate.state import AcceleratorState
 
     # The state is the process's, and an earlier run in it may have had another precision.
-    AcceleratorState._reset_state()  # noqa: SLF001
+    AcceleratorState._reset_state(reset_partial_state=process_rank()[1] == 1)  # noqa: SLF001
+    if device not in (None, "cpu", "cuda"):
+        remedy = "take cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says"
+        raise UsageError(f"training does not run on '{device}'", remedy=remedy)
+    if device is not None:
+        checked_device(device)
     try:
-        return Accelerator(cpu=device == "cpu", mixed_precision=amp)
+        made = Accelerator(cpu=device == "cpu", mixed_precision=amp)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--amp {amp} does not run here", why=str(error), remedy="take --amp no or bf16") from error
+    if amp == "fp16" and made.device.type == "cpu":
+        raise UsageError("--amp fp16 does not run on the CPU", remedy="take --amp no or bf16")
+    # The environment may say otherwise, and gradients would be divided twice.
+    made.gradient_accumulation_steps = 1
+    return made
 
 
 def process_rank() -> tuple[int, int]:
@@ -52,6 +63,15 @@ def parallel(accelerator: Any, model: nn.Module) -> nn.Module:
         # Torch from 2.15 on has another name for the option, which torch 2.10 does not know.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def share_buffers(accelerator: Any, model: nn.Module) -> None:
+    """Give all ranks the buffers of the first: what each has measured depends on the images that it was given."""
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast
+
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer))
 
 
 def gathered(accelerator: Any, mine: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from bnretrofit.batches import device_of
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.targets import logits_of
 
-__all__ = ["Evaluation", "classes_of", "evaluate"]
+__all__ = ["Evaluation", "check_labels", "classes_of", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def evaluate(
             for images, labels in tqdm(batches, desc="validate", unit="batch", delay=1.0, leave=False, disable=quiet):
                 # float64: a sum over images must not depend on how they are batched.
                 logits = logits_of(model(images.to(device)), type(model).__name__).double()
-                _check_labels(labels, logits.shape[1])
+                check_labels(labels, logits.shape[1])
                 known = labels.to(device)
                 loss = functional.cross_entropy(logits, known, reduction="sum")
                 hits = (logits.argmax(1) == known).sum()
@@ -85,7 +85,12 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
     return logits_of(model(images), type(model).__name__).shape[1]
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Refuse a label that there is no output for.
+
+    Raises:
+        InputRejectedError: There is one.
+    """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise InputRejectedError(
             f"a label is {int(labels.max())}", why=f"the network has {classes} outputs", remedy="pass --num-classes"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.training.config import TrainingConfig
-from bnretrofit.training.devices import accelerator_for
+from bnretrofit.training.devices import accelerator_for, share_buffers
 from bnretrofit.training.evaluation import Evaluation, evaluate
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.loop import Loop
@@ -117,6 +117,7 @@ def _finished(
             images = images or training_images(data)
             found = measured(model, images, quiet=not accelerator.is_main_process)
             model.load_state_dict(found.model.state_dict())
+            share_buffers(accelerator, model)
         results[name] = _judged(model, of[name], data, accelerator)
         keeper.keep(name, model.state_dict(), of[name], measured=True)
     return Results(history, results["best"], results["last"])

@@ -15,7 +15,7 @@ from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel
-from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.evaluation import Evaluation, check_labels, evaluate
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.norm_mode import running_norms
 from bnretrofit.training.optimisation import optimizer_for, rates_for
@@ -64,6 +64,7 @@ class Loop:
         self._rates = rates_for(config, raw, self._steps)
         self._loss = loss_of(config)
         self._mixing = Mixing(config, ready.classes)
+        self._classes = ready.classes
         self._quiet = not accelerator.is_main_process
         self.progress = Progress()
 
@@ -98,6 +99,9 @@ class Loop:
         return self.progress.history
 
     def _steps_in_all(self) -> int:
+        if self._per_epoch == 0:
+            remedy = "take a smaller batch, fewer batches per step, or more images"
+            raise InputRejectedError("the training set gives no step", remedy=remedy)
         if self._config.steps is not None:
             return self._config.steps
         if self._per_epoch is None:
@@ -106,7 +110,9 @@ class Loop:
 
     def _pooled_norms(self) -> dict[str, nn.Module]:
         together = self._ranks > 1 or self._config.grad_accum_steps > 1
-        norms = {name: norm for name, norm in running_norms(self._model).items() if type(norm) is not nn.SyncBatchNorm}
+        norms = {
+            name: norm for name, norm in running_norms(self._model).items() if not isinstance(norm, nn.SyncBatchNorm)
+        }
         return norms if self._batch_statistics and together else {}
 
     def _gather(self, mine: Tensor) -> list[Tensor]:
@@ -129,9 +135,13 @@ class Loop:
             for micros in _grouped(batches, accumulate):
                 loss_sum += self.step(wrapped, micros, self.progress.step)
                 pool()
+                self._update_average()
                 self._count(loss_sum, bar)
-                if self.progress.step >= self._steps or self.progress.batch == self._per_epoch:
+                # An epoch is gone through to its end: workers that decode are kept for the next one then.
+                if self.progress.step >= self._steps:
                     break
+                if self.progress.batch == self._per_epoch:
+                    continue
                 if self._keeper.is_due(self.progress.step):
                     self._save(loss_sum)
         self._model.eval()
@@ -170,14 +180,23 @@ class Loop:
             accelerator.clip_grad_norm_(self._trained.named().values(), config.clip_grad)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if self._average is not None:
-            self._average.update(self._model, step=step + 1)
         mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         return mean
+
+    def _update_average(self) -> None:
+        """Let the average follow, once the running statistics are those of the whole step."""
+        if self._average is not None:
+            # What rounds at random, as half-precision averages do, is the same for the same step.
+            self._average._sr_generator.manual_seed(seed_of(self._config.seed, "average", self.progress.step))  # noqa: SLF001
+            self._average.update(self._model, step=self.progress.step + 1)
 
     def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
         layout = torch.channels_last if self._config.channels_last else torch.preserve_format
         device = self._accelerator.device
+        check_labels(labels, self._classes)
+        if self._batch_statistics and len(images) < 2:
+            remedy = "leave out the last, smaller batch (drop_last=True), or take --bn-stats frozen"
+            raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
         images = images.to(device, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
         images, labels = self._mixing(images, labels, *place)
@@ -206,6 +225,7 @@ class Loop:
         self._check(total, "sum of the weights")
 
     def _end_epoch(self, train_loss: float | None, rate: float) -> None:
+        self._check(0.0 if train_loss is None else train_loss, "loss")
         self._check_weights()
         found = self._evaluated()
         if found is not None:

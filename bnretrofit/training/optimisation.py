@@ -1,5 +1,6 @@
 """Settings -> the optimiser and its rate at each step. Both are timm's."""
 
+import json
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
             f"there is no optimiser '{config.opt}' with these settings", why=said, remedy="take sgd or adamw"
+        ) from error
+    groups = [{**group, "params": []} for group in optimizer.state_dict()["param_groups"]]
+    try:
+        json.dumps(groups, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        why = f"what it keeps beside its tensors cannot be saved: {error}"
+        raise UsageError(
+            f"a run with the optimiser '{config.opt}' cannot be kept", why=why, remedy="take sgd or adamw"
         ) from error
     return optimizer
 

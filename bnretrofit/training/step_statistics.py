@@ -44,13 +44,14 @@ class StepStatistics:
 
     def step(self) -> None:
         """Pool what all batches of the step have left on all ranks, and move the running statistics."""
-        mine = torch.cat([part for parts in self._seen.values() for part in parts])
+        seen = [part for parts in self._seen.values() for part in parts]
+        mine = torch.cat(seen) if seen else torch.zeros(0, dtype=torch.float64)
         everybody = self._gather(mine)
         at = 0
         for name, norm in self._norms.items():
             calls, channels = len(self._seen[name]), norm.num_features
             length = calls * (2 * channels + 1)
-            rows = torch.cat([rank[at : at + length].view(calls, -1) for rank in everybody])
+            rows = torch.cat([rank[at : at + length].view(calls, 2 * channels + 1) for rank in everybody])
             at += length
             self._move(name, norm, rows)
             self._seen[name].clear()
@@ -78,7 +79,9 @@ class StepStatistics:
         if len(rows):
             found = _pooled(rows.cpu())
             momentum = self._momenta[name]
-            weight = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
+            # Without a momentum all batches count alike: these are so many of those so far.
+            share = len(self._seen[name]) / max(int(norm.num_batches_tracked), 1)
+            weight = share if momentum is None else momentum
             mean.lerp_(found[0].to(mean), weight)
             var.lerp_(found[1].to(var), weight)
         # Whoever looks at the model between two steps sees what it has learnt so far.

@@ -51,6 +51,9 @@ class Mixing:
         if self._mix is None:
             return images, labels
         even = len(images) // 2 * 2
+        if not even:
+            remedy = "take a larger --batch-size, or neither mixup nor cutmix"
+            raise InputRejectedError("a batch of one image cannot be mixed", remedy=remedy)
         # timm draws from numpy's global generator, and mixes in place.
         with preserved():
             seed(self._seed, "mixing", *place)

@@ -21,7 +21,7 @@ from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
-from bnretrofit.workflows.run_folder import RunFolder, opened_run, write_settings
+from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, write_settings
 
 __all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
 
@@ -142,6 +142,7 @@ def finetune_checkpoint(
             notes.append(f"'{head}' is a new layer of {classes} outputs")
         labels = labels_for(given.classes, classes_of(network, example))
         samples = given if labels is None else given.relabelled(labels)
+        check_apart(run.folder, data.root, data.val)
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
         rates = find_rate(network, samples, config, run.device) if run.find_rate else None
@@ -156,6 +157,8 @@ def finetune_checkpoint(
         )
         keeper.enter()
         try:
+            # A run with other settings is refused before anything of it changes.
+            keeper.load()
             if keeper.writes and run.options is not None:
                 write_settings(run.folder, run.options)
             results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)

@@ -1,6 +1,5 @@
 """The folder of a run: its state, its best and last weights, its settings and its table, each whole at any moment."""
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,13 +117,17 @@ def opened_run(path: Path, *, resume: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
-    there = path.is_dir() and any(path.iterdir())
-    begun = any((path / name).is_file() for name in (STATE, SETTINGS))
+    # Hidden: what a process that was killed has left of its lock, and of files that it was writing.
+    there = path.is_dir() and any(not each.name.startswith(".") for each in path.iterdir())
+    begun = any((path / name).is_file() for name in (STATE, SETTINGS, "best.safetensors", "last.safetensors"))
     if there and not begun:
         raise UsageError("the folder holds something that is no run", where=str(path), remedy="choose another name")
     if there and not resume:
         remedy = "pass --resume to go on with it, or choose another name"
         raise UsageError("the run's folder holds something already", where=str(path), remedy=remedy)
+    if not path.parent.is_dir():
+        where = str(path.parent)
+        raise UsageError("the run's parent folder does not exist", where=where, remedy="make the folder first")
     try:
         path.mkdir(parents=False, exist_ok=True)
     except OSError as error:
@@ -144,14 +147,40 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_settings(path: Path, options: Mapping[str, Any]) -> None:
-    """Write what `--config` takes."""
-    write_text(path / SETTINGS, yaml.safe_dump(dict(options), sort_keys=True, allow_unicode=True))
+    """Write what `--config` takes, unless the run is one that is gone on with."""
+    if not (path / SETTINGS).is_file():
+        write_text(path / SETTINGS, yaml.safe_dump(dict(options), sort_keys=True, allow_unicode=True))
 
 
-def read_summary(path: Path) -> list[dict[str, str]]:
-    """The table of the epochs done."""
-    with (path / SUMMARY).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def check_settings(path: Path, options: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other options; where and how fast it works may differ.
+
+    Raises:
+        UsageError: Names what differs.
+    """
+    try:
+        before = yaml.safe_load((path / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    kept, given = ({key: each for key, each in some.items() if key not in FREE} for some in (before, options))
+    changed = differing(kept, given)
+    if changed:
+        why, remedy = "; ".join(changed), "go on with the same, or begin another run"
+        raise UsageError("the run was begun with other options", where=str(path), why=why, remedy=remedy)
+
+
+FREE = frozenset({"workers", "save-steps", "device"})
+
+
+def check_apart(path: Path, *images: str | None) -> None:
+    """Refuse a run's folder inside a folder of images, of which it would become a part.
+
+    Raises:
+        UsageError: It is inside one.
+    """
+    for folder in images:
+        if folder is not None and Path(folder).is_dir() and Path(folder).resolve() in path.resolve().parents:
+            raise UsageError("the run's folder is among the images", where=str(path), remedy="choose another place")
 
 
 def differing(before: Any, now: Any, name: str = "") -> list[str]:

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bnretrofit.checkpoints import read_header
+from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.training import TrainingConfig
+from bnretrofit.training.devices import process_rank
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
 from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import opened_run, write_settings
+from bnretrofit.workflows.run_folder import check_apart, check_settings, opened_run, write_settings
 
 __all__ = ["RETROFITTED", "Ran", "run_checkpoint"]
 
@@ -73,12 +74,20 @@ def run_checkpoint(
     if not Path(data.root).is_dir():
         remedy = "retrofit on a folder first, then finetune the result on the stream"
         raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
+    if plan.like is not None:
+        why = "the result is to load into the architecture that the checkpoint is of"
+        raise UsageError("run takes no --like", why=why, remedy="use retrofit, finetune and fold one by one")
+    if process_rank()[1] > 1:
+        raise UsageError("run works in one process", remedy="retrofit first, then launch finetune on several")
+    check_apart(run.folder, data.root, data.val)
     opened_run(run.folder, resume=run.resume)
+    check_settings(run.folder, run.options or {})
     if run.options is not None:
         write_settings(run.folder, run.options)
     retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
     done: list[str] = []
     if retrofitted.is_file():
+        _check_source(retrofitted, path, model)
         done.append("retrofit")
     else:
         tell("step 1 of 3: retrofit")
@@ -105,6 +114,21 @@ def run_checkpoint(
             best, known, judge, folded, choice, overwrite=True, device=run.device or "cpu"
         ).compared
     return Ran(finetuned, compared, run.folder, _loaded_strictly(folded, known), tuple(done))
+
+
+def _check_source(retrofitted: Path, path: Path | None, model: ModelChoice) -> None:
+    """Refuse to go on from a file that was made from another checkpoint.
+
+    Raises:
+        UsageError: It was.
+    """
+    if path is None:
+        return
+    found = read(path, state_dict_key=model.state_dict_key, use_ema=model.use_ema).digest.result()
+    source = (read_header(retrofitted) or {}).get("source") or {}
+    if source.get("sha256") != found:
+        why, remedy = f"'{retrofitted.name}' was made from another file than {path}", "begin another run"
+        raise UsageError("the run was begun with another checkpoint", why=why, remedy=remedy)
 
 
 def _is_of(folded: Path, best: Path, known: ModelChoice) -> bool:

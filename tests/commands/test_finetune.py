@@ -206,6 +206,54 @@ def test_one_command_does_all_of_it_and_goes_on_after_each_step(labelled: Path, 
     assert [line.split()[0] for line in text.out.splitlines()[2:6]] == ["before", "best", "last", "folded"]
 
 
+def test_run_goes_on_with_the_same_checkpoint_and_options_only(labelled: Path, tmp_path: Path) -> None:
+    plains = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        plains.append(save_state(tmp_path / f"plain{seed}.pth", factories.plain()))
+    data = ("-d", labelled / "train", "-o", tmp_path / "run", "--epochs", 0)
+    more = ("-m", factory("plain"), "--trust-code", *data, "--exclude", "0")
+    assert run("run", plains[0], *more).code == 0
+    args = (tmp_path / "run" / "args.yaml").read_bytes()
+    other = run("run", plains[1], *more, "--resume")
+    assert (other.code, "checkpoint was" in other.err) == (2, True)
+    plains[0].write_bytes(plains[1].read_bytes())
+    replaced = run("run", plains[0], *more, "--resume")
+    assert (replaced.code, "another checkpoint" in replaced.err) == (2, True)
+    changed = run("run", plains[0], *more, "--resume", "--weight-decay", 0.1)
+    assert (changed.code, "weight-decay was None and is 0.1" in changed.err) == (2, True)
+    assert (tmp_path / "run" / "args.yaml").read_bytes() == args
+    # What it has written is what --config takes, with options that may be repeated in it.
+    again = run("run", "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert list(header_of(tmp_path / "again" / "retrofitted.safetensors")["plan"]["sites"][0]["name"]) == ["2"]
+
+
+def test_run_goes_on_after_it_was_killed_before_the_first_state(labelled: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    data = ("-d", labelled / "train", "-o", tmp_path / "run", "--epochs", 0)
+    whole = ("run", plain, "-m", factory("plain"), "--trust-code", *data)
+    assert run(*whole).code == 0
+    folded = (tmp_path / "run" / "folded.safetensors").read_bytes()
+    for name in (
+        "training/state.safetensors",
+        "training/summary.csv",
+        "training/last.safetensors",
+        "folded.safetensors",
+    ):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "training" / ".args.yaml.new").touch()
+    assert run(*whole, "--resume").code == 0
+    assert (tmp_path / "run" / "folded.safetensors").read_bytes() == folded
+
+
+def test_a_run_s_folder_is_not_among_its_images(bn: Path, labelled: Path) -> None:
+    done = finetune(bn, labelled, labelled / "train" / "run")
+    assert (done.code, "among the images" in done.err) == (2, True)
+    assert not (labelled / "train" / "run").exists()
+
+
 def test_a_network_that_is_no_classifier_is_refused(labelled: Path, tmp_path: Path) -> None:
     save_state(tmp_path / "conv.pth", nn.Sequential(nn.Conv2d(3, 3, 3)))
     (tmp_path / "conv.py").write_text(

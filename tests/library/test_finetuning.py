@@ -267,6 +267,67 @@ def test_the_range_test_stops_where_the_loss_rises_and_leaves_the_model() -> Non
     assert finetune(model, samples(), samples(), config(lr=found.chosen)).epochs
 
 
+def test_the_average_follows_the_pooled_statistics() -> None:
+    model = with_norms(dropout=0.0)
+    keeper = MemoryKeeper()
+    # With a decay of nought the average is the model, norms and all.
+    trained(model, config(steps=2, grad_accum_steps=3, ema_decay=0.0), keeper)
+    assert keeper.state is not None
+    tensors = keeper.state.tensors
+    names = [name.removeprefix("model.") for name in tensors if name.startswith("model.") and "num_batches" not in name]
+    assert all(torch.equal(tensors[f"model.{name}"], tensors[f"average.{name}"]) for name in names)
+
+
+class Unused(nn.Module):
+    """A network with a norm that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = with_norms(), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_norm_that_is_never_called_stays_as_it_is(accumulate: int) -> None:
+    model = Unused().eval()
+    trained(model, config(epochs=1, grad_accum_steps=accumulate))
+    assert torch.equal(model.get_buffer("norm.running_var"), torch.ones(3))
+
+
+def test_batches_that_cannot_be_trained_on_are_refused() -> None:
+    short = [*samples()[:2], (samples()[0][0][:1], samples()[0][1][:1])]
+    with pytest.raises(InputRejectedError, match="batch of one image has no statistics"):
+        finetune(with_norms(), short, None, config())
+    ones = [(images[:1], labels[:1]) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match="cannot be mixed"):
+        finetune(with_norms(), ones, None, config(bn_stats="frozen", mixup=0.2))
+    wrong = [(images, labels + 1) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match=f"label is {CLASSES}"):
+        finetune(with_norms(), wrong, None, config())
+    with pytest.raises(InputRejectedError, match="gives no step"):
+        finetune(with_norms(), samples()[:2], None, config(grad_accum_steps=4))
+
+
+def test_what_the_machine_or_the_state_cannot_do_is_refused() -> None:
+    with pytest.raises(UsageError, match="fp16"):
+        trained(with_norms(), config(amp="fp16"))
+    with pytest.raises(UsageError, match="cannot be kept"):
+        trained(with_norms(), config(opt="adafactorbv"))
+    with pytest.raises(UsageError, match="does not run on 'xyz'"):
+        finetune_on(with_norms(), LoaderSet(samples(), None), config(), device="xyz")
+
+
+def test_the_environment_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for number in ("1", "4"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", number)
+        losses.append([epoch.train_loss for epoch in trained(with_norms(), config()).history.epochs])
+    assert losses[0] == losses[1]
+
+
 def test_settings_survive_json() -> None:
     settings = config(ema_decay=0.5, patience=3)
     assert TrainingConfig.from_json(settings.to_json()) == settings
