@@ -17,13 +17,16 @@ from bnretrofit.copies import share_copy
 from bnretrofit.errors import InputRejectedError, ResourceError
 from bnretrofit.memory import Parts, is_out_of_memory
 from bnretrofit.moments import ChannelStats, PassMoments
+from bnretrofit.ranks import measured_together
 from bnretrofit.sites import Plan, Site
 from bnretrofit.surgery import check_sites, place_norms
 
 __all__ = ["calibrate"]
 
 
-def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[str, ChannelStats]:
+def calibrate(
+    model: nn.Module, plan: Plan, batches: Iterable[Batch], *, across_ranks: bool = False
+) -> dict[str, ChannelStats]:
     """Measure mean and variance of every site's output, over a calibration set.
 
     The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after
@@ -35,15 +38,24 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
         model: The network the plan was made for.
         plan: Its sites.
         batches: The calibration set; a progress bar goes to stderr if it takes more than a second.
+        across_ranks: Each rank of torch.distributed's default process group gives its own share of the batches, and all
+            get the statistics of all of them: those that one rank would get. All ranks must call.
 
     Returns:
         Statistics by site name.
 
     Raises:
         InputRejectedError: The plan does not fit the model, there is no batch, the model does not take one, or an
-            activation is not finite.
+            activation is not finite; or another rank has failed.
         ResourceError: Not even one sample fits in memory.
+        UsageError: There is no process group to measure across.
     """
+    measure = partial(_measured, model, plan, batches)
+    stats = (measured_together(measure) if across_ranks else measure()).stats()
+    return {site.name: _checked(site.name, stats.get(site.name)) for site in plan.sites}
+
+
+def _measured(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> PassMoments:
     check_sites(model, plan)
     iterator = taken(batches, "calibrate")
     first = next(iterator)
@@ -55,8 +67,7 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> dict[st
             run.add(batch)
             progress.update()
     run.parts.tell()
-    stats = run.moments.stats()
-    return {site.name: _checked(site.name, stats.get(site.name)) for site in plan.sites}
+    return run.moments
 
 
 class _Run:

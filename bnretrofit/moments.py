@@ -96,7 +96,7 @@ class PassMoments:
     """
 
     def __init__(self) -> None:
-        self._moments: dict[str, Moments] = {}
+        self.layers: dict[str, Moments] = {}
         self._staged: list[tuple[str, int, Tensor, Tensor]] = []
 
     def stage(self, name: str, activation: Tensor, channel_dim: int) -> None:
@@ -106,16 +106,21 @@ class PassMoments:
     def commit(self) -> None:
         """Add what was staged: the pass has gone through."""
         for name, count, mean, var in self._staged:
-            self._moments.setdefault(name, Moments(mean.shape[1])).add_samples(count, mean, var)
+            self.layers.setdefault(name, Moments(mean.shape[1])).add_samples(count, mean, var)
         self._staged.clear()
 
     def discard(self) -> None:
         """Forget what was staged: the pass has failed."""
         self._staged.clear()
 
+    def merge(self, other: "PassMoments") -> None:
+        """Add what `other` has gathered, from another part of the samples."""
+        for name, gathered in other.layers.items():
+            self.layers.setdefault(name, Moments(len(gathered.total[0]))).merge(gathered)
+
     def stats(self) -> dict[str, ChannelStats]:
         """The statistics of every layer that something passed through."""
-        return {name: gathered.stats() for name, gathered in self._moments.items()}
+        return {name: gathered.stats() for name, gathered in self.layers.items()}
 
 
 def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, Tensor]:

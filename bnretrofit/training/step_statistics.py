@@ -79,8 +79,10 @@ class StepStatistics:
         if len(rows):
             found = _pooled(rows.cpu())
             momentum = self._momenta[name]
+            # Those of other ranks count, too: two ranks leave what one leaves that goes over the batches of both.
+            norm.num_batches_tracked += len(rows) - len(self._seen[name])
             # Without a momentum all batches count alike: these are so many of those so far.
-            share = len(self._seen[name]) / max(int(norm.num_batches_tracked), 1)
+            share = len(rows) / max(int(norm.num_batches_tracked), 1)
             weight = share if momentum is None else momentum
             mean.lerp_(found[0].to(mean), weight)
             var.lerp_(found[1].to(var), weight)

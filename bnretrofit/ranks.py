@@ -1,0 +1,50 @@
+"""Moments that each rank has measured on its share of the samples -> those of all samples, on every rank."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.moments import PassMoments
+
+__all__ = ["measured_together"]
+
+
+def measured_together(measure: Callable[[], PassMoments]) -> PassMoments:
+    """Measure on this rank, and join what all ranks of the default process group have measured.
+
+    Args:
+        measure: Goes over this rank's share.
+
+    Returns:
+        The same on every rank, and what one rank finds that goes over all samples.
+
+    Raises:
+        UsageError: There is no process group.
+        InputRejectedError: Another rank has failed; the others would wait for it forever.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise UsageError(
+            "there are no ranks to join the statistics of",
+            why="torch.distributed has no process group",
+            remedy="call torch.distributed.init_process_group first, or leave out across_ranks",
+        )
+    failure: Exception | None = None
+    mine = PassMoments()
+    try:
+        mine = measure()
+    except Exception as error:  # noqa: BLE001 - raised again below, once the other ranks know of it
+        failure = error
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    for rank, found in enumerate(told):
+        if isinstance(found, str):
+            raise InputRejectedError(f"rank {rank} could not measure its share", why=found)
+    together = PassMoments()
+    # In the order of the ranks, so that all come to the same bits.
+    for found in told:
+        together.merge(found)
+    return together

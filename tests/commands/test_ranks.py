@@ -1,0 +1,63 @@
+"""`torchrun … bnretrofit finetune`: two processes, and one that goes over the batches of both."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import factories
+from tests.commands.running import ROOT, environment, factory, header_of, run, save_state, tensors_of
+from tests.commands.test_finetune import EPOCHS, draw_classes
+
+BOUND = 1e-6
+"""Of losses, relative: gradients are float32, and added up in another order."""
+
+
+@pytest.fixture(scope="module")
+def two_ways(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of a run of two ranks and of a run of one, which takes the same global batches."""
+    folder = tmp_path_factory.mktemp("ranks")
+    draw_classes(folder / "train", each=16)
+    draw_classes(folder / "val", each=5)
+    torch.manual_seed(0)
+    plain = save_state(folder / "plain.pth", factories.plain())
+    bn = folder / "bn.safetensors"
+    named = ("-m", factory("plain"), "--trust-code")
+    assert run("retrofit", plain, *named, "-d", folder / "train", "-o", bn).code == 0
+    given = ("finetune", bn, "--trust-code", "-d", folder / "train", "--val", folder / "val", *EPOCHS)
+    one = run(*given, "-o", folder / "one", "--grad-accum-steps", 2)
+    assert one.code == 0, one.err
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--module", "cli")
+    command = [*map(str, (*launch, *given, "-o", folder / "two"))]
+    two = subprocess.run(
+        command, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert two.returncode == 0, two.stderr
+    # What is said is said once.
+    assert two.stdout.count("model ") == one.out.count("model ")
+    return folder / "one", folder / "two"
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    with (folder / "summary.csv").open() as file:
+        return [(float(row["train_loss"] or 0), float(row["val_loss"])) for row in csv.DictReader(file)]
+
+
+def test_two_ranks_lose_what_one_loses(two_ways: tuple[Path, Path]) -> None:
+    one, two = map(losses, two_ways)
+    assert len(one) == len(two) == 4
+    assert one[-1][1] < one[0][1]
+    for alone, together in zip(one, two, strict=True):
+        assert together == pytest.approx(alone, rel=BOUND)
+
+
+def test_two_ranks_end_with_the_same_network(two_ways: tuple[Path, Path]) -> None:
+    one, two = (tensors_of(folder / "last.safetensors") for folder in two_ways)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    kinds = [header_of(folder / "last.safetensors")["stage"] for folder in two_ways]
+    assert kinds == ["finetuned", "finetuned"]
