@@ -29,6 +29,7 @@ from benchmarks.reliability_kills import kills
 from benchmarks.reliability_page import PAGE, page
 from benchmarks.reliability_rivals import rivals
 from benchmarks.reliability_signals import signals
+from benchmarks.reliability_trainings import trainings
 
 __all__ = ["SECTIONS", "sound"]
 
@@ -50,6 +51,7 @@ SECTIONS = {
     "disks": Section(disks, 300, 12),
     "rivals": Section(rivals, 1_000, 8),
     "signals": Section(signals, 300, 4),
+    "trainings": Section(trainings, 60, 1),
 }
 RECORDS = RESULTS / "reliability.jsonl"
 

@@ -59,6 +59,15 @@ whole file.""",
 At random moments, half with a worker that decodes images, half over an old output. A fault is a part of an
 output, a process that lives on, a traceback, or an exit code other than 130, or 0 with the whole output.""",
     ),
+    "trainings": (
+        "kill -9 during `finetune`, then `--resume`",
+        "a script that saves the weights after each epoch",
+        """\
+At random moments from the first file in the run's folder on, with the state saved after each epoch, every three steps
+and every step; with mixup and an average of the weights, with AdamW and frozen statistics; with and without a worker
+that decodes images, before the kill and after. A fault is an exit code other than 0, or other bytes in
+`best.safetensors`, `last.safetensors` or `summary.csv` than an undisturbed run leaves.""",
+    ),
 }
 """Of each section: its title, what it is compared with, and what is done."""
 

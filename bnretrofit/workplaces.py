@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from weakref import WeakSet
 
 from bnretrofit.errors import ResourceError, UsageError
 
@@ -54,6 +55,7 @@ class Workplace:
                 remedy="wait for it, or choose another name",
             )
         self._lock: int | None = lock
+        _ENTERED.add(self)
         self.mode = os.fstat(lock).st_mode & 0o777
 
     def leave(self) -> None:
@@ -63,10 +65,29 @@ class Workplace:
             _empty(self.folder)
             _removed(self.folder, lock)
 
+    def forget(self) -> None:
+        """In a process that was forked meanwhile: the place is its parent's, and its lock ends with that one."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
     def __del__(self) -> None:
         # An interruption may come before whoever made it could say what is to be done at the end.
         if getattr(self, "_lock", None) is not None:
             self.leave()
+
+
+_ENTERED: WeakSet[Workplace] = WeakSet()
+
+
+def _forget_all() -> None:
+    for place in list(_ENTERED):
+        place.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    # A process that decodes images outlives a killed parent by some seconds; the lock must not live as long.
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def sweep(parent: Path) -> None:

@@ -66,6 +66,32 @@ def test_what_a_dead_writer_left_is_swept_by_the_next_one_in_the_folder(tmp_path
     assert names(tmp_path) == ["other.safetensors"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_lock_ends_with_the_process_that_took_it_and_not_with_its_children(tmp_path: Path) -> None:
+    """A worker that decodes images outlives a killed parent; it neither keeps the lock nor takes the place away."""
+    code = (
+        "import sys, os, gc, pathlib, time; from bnretrofit.workplaces import Workplace; "
+        "place = Workplace(pathlib.Path(sys.argv[1])); child = os.fork(); "
+        "_ = (place := None, gc.collect()) if not child else None; "
+        "print(child or 'child', flush=True); time.sleep(60)"
+    )
+    output = tmp_path / "new.pth"
+    with subprocess.Popen([sys.executable, "-c", code, str(output)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = next(int(line) for line in sorted(process.stdout.readline() for _ in range(2)) if line != "child\n")
+        try:
+            assert names(tmp_path) == [".new.pth.bnretrofit"]
+            with pytest.raises(UsageError, match="is being written by another process"):
+                Workplace(output)
+            process.kill()
+            process.wait()
+            os.kill(child, 0)
+            Workplace(output).leave()
+        finally:
+            os.kill(child, 9)
+    assert names(tmp_path) == []
+
+
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / ".cache.bnretrofit"
     other.mkdir()
