@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for, share_buffers
 from bnretrofit.training.evaluation import Evaluation, evaluate
-from bnretrofit.training.history import Epoch, History
+from bnretrofit.training.history import History
 from bnretrofit.training.loop import Loop
 from bnretrofit.training.measuring import measured, training_images
 from bnretrofit.training.memory_keeper import MemoryKeeper
+from bnretrofit.training.norm_mode import running_norms
 from bnretrofit.training.preparation import Tell, prepared
 from bnretrofit.training.protocols import Keeper, TrainingSet
 from bnretrofit.training.results import Result, Results
@@ -112,25 +114,24 @@ def _finished(
     for name, tensors in (("last", last), ("best", best)):
         model.load_state_dict(tensors)
         already = name == "best" and kept is not None and kept.measured
+        ratios: tuple[float, float] | None = None
         # Epoch 0 is the model as it came, and nothing of it lags behind.
         if batch_statistics and not already and of[name].step:
             images = images or training_images(data)
             found = measured(model, images, quiet=not accelerator.is_main_process)
             model.load_state_dict(found.model.state_dict())
             share_buffers(accelerator, model)
-        results[name] = _judged(model, of[name], data, accelerator)
+            ratios = found.ratios
+        norms = running_norms(model)
+        judged = _judged(model, data, accelerator)
+        results[name] = Result(of[name], judged, scales_of(norms) if norms else None, ratios)
         keeper.keep(name, model.state_dict(), of[name], measured=True)
     return Results(history, results["best"], results["last"])
 
 
-def _judged(model: nn.Module, epoch: Epoch, data: TrainingSet, accelerator: Any) -> Result:
+def _judged(model: nn.Module, data: TrainingSet, accelerator: Any) -> Evaluation | None:
     batches = data.validation(accelerator.process_index, accelerator.num_processes)
-    found: Evaluation | None = None
-    if batches is not None:
-        found = evaluate(
-            model,
-            batches,
-            lambda sums: accelerator.reduce(sums, reduction="sum"),
-            quiet=not accelerator.is_main_process,
-        )
-    return Result(epoch, found)
+    if batches is None:
+        return None
+    quiet = not accelerator.is_main_process
+    return evaluate(model, batches, lambda sums: accelerator.reduce(sums, reduction="sum"), quiet=quiet)

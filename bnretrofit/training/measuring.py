@@ -4,17 +4,21 @@ Running statistics lag behind the weights. They are measured on images that are 
 the weights have learnt to expect (measured: see docs/finetuning.md).
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bnretrofit.batches import device_of
-from bnretrofit.recalibration import Recalibrated, recalibrate
+from bnretrofit.recalibration import recalibrate
 from bnretrofit.training.norm_mode import momentum_set, running_norms
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.training.step_statistics import pooled_statistics
 
-__all__ = ["measured", "training_images"]
+__all__ = ["Measured", "measured", "training_images"]
 
 IMAGES = 2048
 """Of a dense layer's channel, with one value per image, the mean is then known to 2 % of its standard deviation."""
@@ -38,7 +42,20 @@ def training_images(data: TrainingSet) -> list[Tensor]:
     return found
 
 
-def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> Recalibrated:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        model: A copy of the model with the new statistics.
+        ratios: The least and the largest running variance over the measured one, with eps.
+    """
+
+    model: nn.Module
+    ratios: tuple[float, float]
+
+
+def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> Measured:
     """Measure the running statistics of all norms with the weights as they are.
 
     First in one pass in which every norm takes what arrives, as it flows: that brings all of them near at once. Then
@@ -50,6 +67,7 @@ def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> 
         quiet: Show no progress.
     """
     norms = running_norms(model)
+    lagging = _variances(norms)
     before = {name: module.training for name, module in norms.items()}
     with momentum_set(norms, 1.0), pooled_statistics(norms, lambda mine: [mine]) as pool, torch.no_grad():
         for norm in norms.values():
@@ -62,4 +80,11 @@ def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> 
         finally:
             for name, norm in norms.items():
                 norm.training = before[name]
-    return recalibrate(model, images)
+    found = recalibrate(model, images).model
+    # Of all that was measured: `recalibrate` knows what the first pass has left.
+    ratios = lagging / _variances(running_norms(found))
+    return Measured(found, (float(ratios.min()), float(ratios.max())))
+
+
+def _variances(norms: Mapping[str, Any]) -> Tensor:
+    return torch.cat([(norm.running_var.double() + norm.eps).cpu() for norm in norms.values()])

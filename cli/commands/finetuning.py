@@ -83,6 +83,8 @@ def command(
     if results.history.stopped is not None:
         show(f"stopped early  {results.history.stopped}")
     show(table(rows_of(results), ("", "epoch", "val loss", "val top-1")))
+    for line in scale_lines(results.best):
+        show(line)
     show(f"wrote          {output / 'best.safetensors'}, last.safetensors, summary.csv, plot.png")
     show(f"to fold it     bnretrofit fold {output} -o FOLDED.safetensors")
 
@@ -98,6 +100,15 @@ def rows_of(results: Any) -> list[tuple[str, ...]]:
             (name, str(found.epoch.epoch), *shown(*((None, None) if judged is None else (judged.loss, judged.top1))))
         )
     return rows
+
+
+def scale_lines(best: Any) -> list[str]:
+    """How strongly the norms of a result scale, and how far their statistics had lagged behind."""
+    lines = [] if best.scales is None else [f"scales         {best.scales}"]
+    if best.variance_ratios is not None:
+        low, high = best.variance_ratios
+        lines.append(f"statistics     measured again; running over measured variance was {low:.3g} to {high:.3g}")
+    return lines
 
 
 def shown(loss: float | None, top1: float | None) -> tuple[str, str]:

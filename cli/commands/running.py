@@ -9,7 +9,7 @@ import click
 from ..console import emit_json, note, results_only, show, table
 from ..options import FILE, image_choice, json_option, layer_options, model_choice, model_options, plan_choice
 from ..training_options import config_option, given_options, training_choice, training_data_options, training_options
-from .finetuning import rows_of, shown
+from .finetuning import rows_of, scale_lines, shown
 
 
 @click.command(name="run")
@@ -81,6 +81,8 @@ def command(
         rows.append(("folded", rows[1][1], "", shown(None, done.compared.accuracy[1])[1]))
     show(f"model          {done.stock}")
     show(table(rows, ("", "epoch", "val loss", "val top-1")))
+    for line in scale_lines(results.best):
+        show(line)
     show(str(report))
     show(f"wrote          {done.folded}, which loads strictly into {done.stock}")
     return exit_code
