@@ -54,7 +54,17 @@ def main(arguments: Sequence[str]) -> None:
 def rates(options: argparse.Namespace) -> list[Run]:
     """Seeds in the outer loop: what is there of an unfinished grid can be compared."""
     return [
-        Run(options.subject, norms, rate, seed, epochs, dropout=options.dropout)
+        Run(
+            options.subject,
+            norms,
+            rate,
+            seed,
+            epochs,
+            None,
+            SUBJECTS[options.subject].batch_size,
+            "batch",
+            options.dropout,
+        )
         for epochs in options.epochs
         for seed in options.seeds
         for norms, kinds in ((PLAIN, options.plain_rates), (NORMS, options.rates))
@@ -64,7 +74,9 @@ def rates(options: argparse.Namespace) -> list[Run]:
 
 def steps(options: argparse.Namespace) -> list[Run]:
     return [
-        Run(options.subject, NORMS, rate, seed, steps=count, dropout=options.dropout)
+        Run(
+            options.subject, NORMS, rate, seed, 1, count, SUBJECTS[options.subject].batch_size, "batch", options.dropout
+        )
         for seed in options.seeds
         for count in options.steps
         for rate in options.rates

@@ -21,7 +21,7 @@ from bnretrofit.training.evaluation import evaluate
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training_data import TrainingSource, open_training
 
-__all__ = ["NORMS", "PLAIN", "Run", "known", "outcomes"]
+__all__ = ["NORMS", "PLAIN", "Outcome", "Run", "known", "outcomes"]
 
 PLAIN, NORMS = "plain", "retrofitted"
 CACHE = RESULTS / "finetune_runs.jsonl"

@@ -37,6 +37,7 @@ class Subject:
         train: Folder in it to train on.
         val: Folder in it to judge with.
         preprocessing: How an image becomes an input.
+        batch_size: Images of a step.
     """
 
     network: Callable[[int], nn.Module]
@@ -45,6 +46,7 @@ class Subject:
     train: str
     val: str
     preprocessing: Preprocessing
+    batch_size: int
 
 
 def assets() -> Path:
@@ -88,10 +90,10 @@ CIFAR10_VGG16 = ModelName("bnretrofit", "cifar10_vgg16")
 IMAGENET = Preprocessing((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SUBJECTS = {
     "vgg6_cifar10": Subject(
-        vgg6, lambda: asset_network("vgg6_cifar10"), "cifar10", "train", "test", Preprocessing((3, 32, 32))
+        vgg6, lambda: asset_network("vgg6_cifar10"), "cifar10", "train", "test", Preprocessing((3, 32, 32)), 128
     ),
     "squeezenet1_1": Subject(
-        squeezenet, lambda: models.squeezenet1_1(num_classes=10), "imagenette", "train", "val", IMAGENET
+        squeezenet, lambda: models.squeezenet1_1(num_classes=10), "imagenette", "train", "val", IMAGENET, 32
     ),
     "cifar10_vgg16": Subject(
         vgg16,
@@ -100,5 +102,6 @@ SUBJECTS = {
         "train",
         "test",
         Preprocessing((3, 32, 32), (0.491, 0.482, 0.447), (0.247, 0.244, 0.262)),
+        128,
     ),
 }

@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from .options import FILE, loading_options, preprocessing_options, stacked
 
-__all__ = ["config_option", "given_options", "training_choice", "training_data_options", "training_options"]
+__all__ = ["config_option", "run_choice", "training_choice", "training_data_options", "training_options"]
 
 
 class Rate(click.ParamType[float | str]):
@@ -97,6 +97,7 @@ training_options = stacked(
     ),
     click.option("--channels-last", is_flag=True, help="Convolutions with channels last in memory."),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better accuracy."),
+    click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard into the run's folder."),
     click.option("--save-steps", type=click.IntRange(min=1), help="Save the state so often, besides each epoch's end."),
 )
 
@@ -119,6 +120,21 @@ def training_choice(options: dict[str, Any]) -> Any:
     if given["lr"] == "auto":
         del given["lr"]
     return TrainingConfig(**given)
+
+
+def run_choice(ctx: click.Context, output: Path, device: str | None, options: dict[str, Any], *, resume: bool) -> Any:
+    """How a run is kept, by a command's options."""
+    from bnretrofit.workflows.finetuning import RunChoice
+
+    return RunChoice(
+        output,
+        resume,
+        options["save_steps"],
+        find_rate=options["lr"] == "auto",
+        device=device,
+        options=given_options(ctx),
+        tensorboard=options["tensorboard"],
+    )
 
 
 def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:

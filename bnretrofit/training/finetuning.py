@@ -112,6 +112,11 @@ def _finished(
     best = last if kept is None else kept.tensors
     of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
     for name, tensors in (("last", last), ("best", best)):
+        if name == "best" and of["best"] == of["last"]:
+            # The same weights, which are measured and judged already.
+            results[name] = results["last"]
+            keeper.keep(name, model.state_dict(), of[name], measured=True)
+            break
         model.load_state_dict(tensors)
         already = name == "best" and kept is not None and kept.measured
         ratios: tuple[float, float] | None = None

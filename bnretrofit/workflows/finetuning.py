@@ -21,7 +21,8 @@ from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
-from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, write_settings
+from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of, write_settings
+from bnretrofit.workflows.tensorboard import TensorBoardLog
 
 __all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
 
@@ -71,6 +72,7 @@ class RunChoice:
         find_rate: Find the learning rate by a range test first.
         device: "cpu", or None for what there is.
         options: The command's options, for `--config` of another run.
+        tensorboard: Write event files for TensorBoard into the folder, too.
     """
 
     folder: Path
@@ -79,6 +81,7 @@ class RunChoice:
     find_rate: bool = False
     device: str | None = None
     options: dict[str, Any] | None = None
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,12 @@ def finetune_checkpoint(
         check_apart(run.folder, data.root, data.val)
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
-        rates = find_rate(network, samples, config, run.device) if run.find_rate else None
-        config = config if rates is None else replace(config, lr=rates.chosen)
+        # A run that is gone on with keeps the rate that it found.
+        found = rate_of(run.folder) if run.find_rate else None
+        rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
+        config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
+        if found is not None:
+            notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
         record = samples.record()
         keeper = RunFolder(
             run.folder,
@@ -154,6 +161,7 @@ def finetune_checkpoint(
             _describer(opened, config, source.preprocessing, record),
             run.save_steps,
             writes=process_rank()[0] == 0,
+            log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and process_rank()[0] == 0 else None,
         )
         keeper.enter()
         try:

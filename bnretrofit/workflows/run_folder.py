@@ -8,15 +8,16 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from bnretrofit.checkpoints import read
+from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
 from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
 from bnretrofit.training.saving import SavedRun
+from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workplaces import Workplace
 
-__all__ = ["RunFolder", "opened_run"]
+__all__ = ["RunFolder", "opened_run", "rate_of"]
 
 STATE, SETTINGS, SUMMARY = "state.safetensors", "args.yaml", "summary.csv"
 
@@ -34,6 +35,7 @@ class RunFolder:
         describe: Gives the headers.
         save_steps: Save the state after so many steps, besides the end of each epoch; None for epochs alone.
         writes: Whether this process writes.
+        log: Is told of each epoch, too; None for nobody.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class RunFolder:
     describe: Describe
     save_steps: int | None = None
     writes: bool = True
+    log: TensorBoardLog | None = None
     _lock: Workplace | None = field(default=None)
 
     def enter(self) -> None:
@@ -54,6 +57,8 @@ class RunFolder:
 
     def leave(self) -> None:
         """Let others in."""
+        if self.log is not None:
+            self.log.close()
         if self._lock is not None:
             self._lock.leave()
             self._lock = None
@@ -92,6 +97,8 @@ class RunFolder:
             header = {"stage": "state of a run", "settings": self.settings, "run": run.document}
             write(self.path / STATE, run.tensors, header, overwrite=True)
             write_text(self.path / SUMMARY, run.progress.history.to_csv())
+            if self.log is not None:
+                self.log.write(run.progress.history)
 
     def weights(self, name: str) -> Weights | None:
         """The weights kept under a name."""
@@ -135,6 +142,12 @@ def opened_run(path: Path, *, resume: bool) -> None:
         raise ResourceError("the run's folder cannot be made", where=str(path), why=why) from error
 
 
+def rate_of(path: Path) -> float | None:
+    """The learning rate of the run that a folder holds; None where none has begun."""
+    header = read_header(path / STATE) if (path / STATE).is_file() else None
+    return None if header is None else float(header["settings"]["config"]["lr"])
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all."""
     made = path.with_name(f".{path.name}.new")
@@ -169,7 +182,7 @@ def check_settings(path: Path, options: Mapping[str, Any]) -> None:
         raise UsageError("the run was begun with other options", where=str(path), why=why, remedy=remedy)
 
 
-FREE = frozenset({"workers", "save-steps", "device"})
+FREE = frozenset({"workers", "save-steps", "device", "tensorboard"})
 
 
 def check_apart(path: Path, *images: str | None) -> None:

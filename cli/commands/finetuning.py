@@ -8,7 +8,7 @@ import click
 
 from ..console import emit_json, note, results_only, show, table
 from ..options import FILE, image_choice, json_option, model_choice, model_options
-from ..training_options import config_option, given_options, training_choice, training_data_options, training_options
+from ..training_options import config_option, run_choice, training_choice, training_data_options, training_options
 
 
 @click.command(name="finetune")
@@ -47,14 +47,14 @@ def command(
       bnretrofit fold run -o vgg16-better.safetensors
     """
     from bnretrofit.training.devices import process_rank
-    from bnretrofit.workflows.finetuning import DataChoice, RunChoice, finetune_checkpoint
+    from bnretrofit.workflows.finetuning import DataChoice, finetune_checkpoint
 
     if checkpoint is not None and given["weights"] is not None:
         raise click.UsageError("CHECKPOINT and --weights exclude each other.")
     if given["val"] is not None and given["val_split"] is not None:
         raise click.UsageError("--val and --val-split exclude each other.")
     data = DataChoice(image_choice(given), *(given[name] for name in ("root", "val", "val_split", "aug")))
-    run = RunChoice(output, resume, given["save_steps"], given["lr"] == "auto", device, given_options(ctx))
+    run = run_choice(ctx, output, device, given, resume=resume)
     with results_only():
         done = finetune_checkpoint(checkpoint, model_choice(given), data, training_choice(given), run, note)
     if process_rank()[0] != 0:

@@ -8,7 +8,7 @@ import click
 
 from ..console import emit_json, note, results_only, show, table
 from ..options import FILE, image_choice, json_option, layer_options, model_choice, model_options, plan_choice
-from ..training_options import config_option, given_options, training_choice, training_data_options, training_options
+from ..training_options import config_option, run_choice, training_choice, training_data_options, training_options
 from .finetuning import rows_of, scale_lines, shown
 
 
@@ -46,7 +46,7 @@ def command(
     Example:
       bnretrofit run vgg16.pth -m torchvision:vgg16 -d images/train --val images/val -o run --epochs 20 --lr 0.1
     """
-    from bnretrofit.workflows.finetuning import DataChoice, RunChoice
+    from bnretrofit.workflows.finetuning import DataChoice
     from bnretrofit.workflows.running import run_checkpoint
 
     if checkpoint is not None and given["weights"] is not None:
@@ -54,7 +54,7 @@ def command(
     if given["val"] is not None and given["val_split"] is not None:
         raise click.UsageError("--val and --val-split exclude each other.")
     data = DataChoice(image_choice(given), *(given[name] for name in ("root", "val", "val_split", "aug")))
-    run = RunChoice(output, resume, given["save_steps"], given["lr"] == "auto", device, given_options(ctx))
+    run = run_choice(ctx, output, device, given, resume=resume)
     plan = plan_choice({**given, "plan_file": None})
     with results_only():
         done = run_checkpoint(checkpoint, model_choice(given), data, plan, training_choice(given), run, note)

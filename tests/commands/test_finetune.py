@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from tests.commands import factories
@@ -269,3 +270,23 @@ def test_a_stream_is_refused_by_run(place: Place) -> None:
     model = ("-m", factory("plain"), "--trust-code")
     done = run("run", place.plain, *model, "-d", "hfds/some/where", "-o", place.out / "run")
     assert (done.code, "folder of training images" in done.err) == (2, True)
+
+
+def test_tensorboard_shows_each_epoch_once_also_of_a_run_gone_on_with(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    killed(bn, labelled, tmp_path / "run", 2)
+    again = finetune(bn, labelled, tmp_path / "run", "--save-steps", 1, "--resume", "--tensorboard")
+    assert again.code == 0, again.err
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shown = [(event.step, event.value) for event in found.Scalars("val_loss")]
+    assert shown == [(int(row["step"]), pytest.approx(float(row["val_loss"]))) for row in rows]
+    assert "lr" in found.Tags()["scalars"]
+
+
+def test_a_rate_that_was_found_is_kept(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    begun = finetune(bn, labelled, tmp_path / "run", "--lr", "auto", "--epochs", 1)
+    assert "found by a range test" in begun.out, begun.err
+    again = finetune(bn, labelled, tmp_path / "run", "--lr", "auto", "--epochs", 1, "--resume")
+    assert again.code == 0, again.err
+    assert "range test" not in again.out

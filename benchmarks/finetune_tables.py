@@ -1,0 +1,136 @@
+"""Runs -> what they say: means and spreads by rate, the rates that train, the gap, and the steps to the plain best."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from benchmarks.finetune_runs import NORMS, PLAIN, Outcome, Run
+from benchmarks.finetune_subjects import SUBJECTS
+
+__all__ = ["Grid", "grids", "mean", "spread"]
+
+WITHIN = 0.01
+"""A rate trains if its mean accuracy is within so much of the plain network's best at the same budget."""
+DIVERGED = "diverged"
+
+Key = TypeVar("Key")
+Values = dict[int, float | None]
+"""Accuracy by seed; None for a run that diverged."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of a network at a budget.
+
+    Attributes:
+        subject: The network.
+        epochs: The budget.
+        dropout: See `Run`.
+        cells: Accuracy by seed, of (plain or retrofitted, rate).
+        shorter: Of the retrofitted network: accuracy by seed, of (steps, rate).
+        steps: Of the budget.
+        folded: (folded, unfolded) accuracy of each retrofitted run; None where the fold was refused.
+    """
+
+    subject: str
+    epochs: int
+    dropout: float | None
+    cells: dict[tuple[str, float], Values]
+    shorter: dict[tuple[int, float], Values]
+    steps: int
+    folded: list[tuple[float | None, float]]
+
+    @property
+    def rates(self) -> list[float]:
+        return sorted({rate for _, rate in self.cells})
+
+    def best_rate(self, norms: str) -> float:
+        """The rate of the highest mean accuracy."""
+        return max((rate for of, rate in self.cells if of == norms), key=lambda rate: mean(self.cells[norms, rate]))
+
+    @cached_property
+    def plain_best(self) -> float:
+        return mean(self.cells[PLAIN, self.best_rate(PLAIN)])
+
+    def trains(self, norms: str, rate: float) -> bool:
+        return (norms, rate) in self.cells and mean(self.cells[norms, rate]) >= self.plain_best - WITHIN
+
+    def largest_rate(self, norms: str) -> float | None:
+        return max((rate for rate in self.rates if self.trains(norms, rate)), default=None)
+
+    def gaps(self) -> list[float]:
+        """By seed, the retrofitted network's accuracy over the plain one's, each at its best rate."""
+        plain, norms = (self.cells[of, self.best_rate(of)] for of in (PLAIN, NORMS))
+        pairs = ((norms[seed], plain[seed]) for seed in sorted(plain.keys() & norms.keys()))
+        return [mine - other for mine, other in pairs if mine is not None and other is not None]
+
+    def steps_to_best(self) -> tuple[int, float, float] | None:
+        """The fewest steps in which the retrofitted network is as good as the plain one's best; rate, accuracy."""
+        budgets = {
+            **self.shorter,
+            **{(self.steps, rate): values for (of, rate), values in self.cells.items() if of == NORMS},
+        }
+        enough = [(steps, rate) for (steps, rate), values in budgets.items() if mean(values) >= self.plain_best]
+        if not enough:
+            return None
+        steps, rate = min(enough, key=lambda each: (each[0], -mean(budgets[each])))
+        return steps, rate, mean(budgets[steps, rate])
+
+
+def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
+    """The grids of which both networks have runs, in the order of networks and budgets."""
+    usual = {
+        run: outcome
+        for run, outcome in made.items()
+        if run.bn_stats == "batch" and run.batch_size == SUBJECTS[run.subject].batch_size
+    }
+    kinds = dict.fromkeys((run.subject, run.dropout, run.epochs) for run in usual if run.steps is None)
+    found = []
+    for subject, dropout, epochs in sorted(kinds, key=lambda kind: (kind[0], kind[1] is not None, kind[2])):
+        whole = {
+            run: outcome
+            for run, outcome in usual.items()
+            if (run.subject, run.dropout, run.epochs, run.steps) == (subject, dropout, epochs, None)
+        }
+        steps = max((outcome.get("steps", 0) for outcome in whole.values()), default=0)
+        shorter = {
+            run: outcome
+            for run, outcome in usual.items()
+            if (run.subject, run.dropout) == (subject, dropout) and run.steps is not None and run.steps < steps
+        }
+        grid = Grid(
+            subject,
+            epochs,
+            dropout,
+            by_cell({run: (run.norms, run.rate) for run in whole}, whole),
+            by_cell({run: (run.steps or 0, run.rate) for run in shorter}, shorter),
+            steps,
+            [(each["folded_top1"], each["top1"]) for each in whole.values() if "folded_top1" in each],
+        )
+        if {of for of, _ in grid.cells} == {PLAIN, NORMS}:
+            found.append(grid)
+    return found
+
+
+def by_cell(keys: Mapping[Run, Key], made: Mapping[Run, Outcome]) -> dict[Key, Values]:
+    cells: dict[Key, Values] = {}
+    for run, key in keys.items():
+        cells.setdefault(key, {})[run.seed] = made[run]["top1"]
+    return cells
+
+
+def mean(values: Values) -> float:
+    """A run that diverged counts as one that knows nothing."""
+    return statistics.mean(0.0 if value is None else value for value in values.values())
+
+
+def spread(values: Values) -> str:
+    """Mean, least and most in per cent, and how many runs that is; how many diverged."""
+    finite = [100 * value for value in values.values() if value is not None]
+    if not finite:
+        return DIVERGED
+    lost = f", {len(values) - len(finite)} diverged" if len(finite) < len(values) else ""
+    ends = f" ({min(finite):.2f} to {max(finite):.2f}{lost})" if len(values) > 1 else ""
+    return f"{statistics.mean(finite):.2f}{ends}"
