@@ -9,7 +9,7 @@ from bnretrofit.image_files import ImageFiles, find_images
 from bnretrofit.training_data.samples import FolderSamples, Part
 from bnretrofit.training_data.splits import split
 
-__all__ = ["FolderParts", "check_classes", "open_folders"]
+__all__ = ["FolderParts", "check_classes", "open_folders", "taken_apart"]
 
 TRAINING = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "eval", "evaluation")
@@ -50,7 +50,7 @@ def open_folders(
         InputRejectedError: A folder cannot be read, has no class folders, or has classes that training has not.
         UsageError: The share is out of range, or a class is too small to be split.
     """
-    root, val = _taken_apart(root, val)
+    root, val = taken_apart(root, val)
     found = _classified(root, max_bad_images)
     samples = FolderSamples(found, found.classes, found.labels)
     others = _names(found)
@@ -65,7 +65,8 @@ def open_folders(
     return FolderParts(Part(samples, kept), Part(samples, aside), others)
 
 
-def _taken_apart(root: Path, val: Path | None) -> tuple[Path, Path | None]:
+def taken_apart(root: Path, val: Path | None) -> tuple[Path, Path | None]:
+    """The folder to train on and the one to validate with; of a folder that holds nothing but splits, two of these."""
     folders = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
     train = next((name for name in TRAINING if name in folders), None)
     if train is None or not folders <= {*TRAINING, *VALIDATION, *TEST}:

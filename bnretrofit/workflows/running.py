@@ -8,6 +8,7 @@ from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
+from bnretrofit.training_data.folders import taken_apart
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
 from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
@@ -74,6 +75,9 @@ def run_checkpoint(
     if not Path(data.root).is_dir():
         remedy = "retrofit on a folder first, then finetune the result on the stream"
         raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
+    # Statistics are measured on what is trained on alone.
+    root, val = taken_apart(Path(data.root), None if data.val is None else Path(data.val))
+    data = replace(data, root=str(root), val=None if val is None else str(val))
     if plan.like is not None:
         why = "the result is to load into the architecture that the checkpoint is of"
         raise UsageError("run takes no --like", why=why, remedy="use retrofit, finetune and fold one by one")

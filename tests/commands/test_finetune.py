@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from tests.commands import factories
-from tests.commands.running import Outcome, Place, environment, factory, header_of, run, save_state, tensors_of
+from tests.commands.running import Outcome, Place, environment, equal, factory, header_of, run, save_state, tensors_of
 
 EPOCHS = ("--epochs", 3, "--lr", 0.05, "-b", 8, "--bn-stats", "batch", "--device", "cpu")
 
@@ -205,6 +205,18 @@ def test_one_command_does_all_of_it_and_goes_on_after_each_step(labelled: Path, 
     assert folded.read_bytes() == first
     text = run(*whole, "--resume")
     assert [line.split()[0] for line in text.out.splitlines()[2:6]] == ["before", "best", "last", "folded"]
+
+
+def test_run_takes_a_folder_of_splits_apart_for_calibration_too(labelled: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    named = ("run", plain, "-m", factory("plain"), "--trust-code", *EPOCHS)
+    told = run(*named, "-d", labelled / "train", "--val", labelled / "val", "-o", tmp_path / "told")
+    found = run(*named, "-d", labelled, "-o", tmp_path / "found")
+    assert (told.code, found.code) == (0, 0), found.err
+    for name in ("retrofitted", "folded"):
+        one, other = (tensors_of(tmp_path / way / f"{name}.safetensors") for way in ("told", "found"))
+        assert equal(one, other), name
 
 
 def test_run_goes_on_with_the_same_checkpoint_and_options_only(labelled: Path, tmp_path: Path) -> None:
