@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnretrofit.errors import InputRejectedError
 from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for, share_buffers
@@ -109,8 +110,13 @@ def _finished(
     kept = keeper.weights("best")
     # All have read the best weights before anybody writes them anew.
     accelerator.wait_for_everyone()
-    best = last if kept is None else kept.tensors
     of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
+    if kept is None and of["best"] != of["last"]:
+        what, remedy = "the best weights of the run are missing", "put the file back, or begin another run"
+        raise InputRejectedError(
+            what, why=f"they are of epoch {of['best'].epoch}, and nobody else has them", remedy=remedy
+        )
+    best = last if kept is None else kept.tensors
     for name, tensors in (("last", last), ("best", best)):
         if name == "best" and of["best"] == of["last"]:
             # The same weights, which are measured and judged already.

@@ -24,7 +24,8 @@ class Trained:
 
     Attributes:
         decayed: Weights of layers, by name.
-        undecayed: Weights and biases of norms, and all other vectors and scalars.
+        undecayed: Weights and biases of norms, all other vectors and scalars, and what the model's own
+            `no_weight_decay` names.
         redundant: Biases of layers whose norm takes them away again: with batch statistics their gradient is zero, and
             the norm's own bias says the same. They keep their value, which folding takes into account.
     """
@@ -57,6 +58,9 @@ def trained_parameters(model: nn.Module, example: Batch, train: str) -> Trained:
     norms = {name for name, module in model.named_modules() if is_batch_norm(module)}
     heads = _heads(model, example) if "head" in train else set()
     redundant = _redundant_biases(model, example)
+    # What timm's models say of tokens and embeddings.
+    named: Any = getattr(model, "no_weight_decay", set)
+    exempt = set(named())
     decayed: dict[str, Tensor] = {}
     undecayed: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -64,7 +68,7 @@ def trained_parameters(model: nn.Module, example: Batch, train: str) -> Trained:
         wanted = train == "all" or ("bn" in train and owner in norms) or owner in heads
         if not wanted or not parameter.requires_grad or name in redundant:
             continue
-        plain = owner not in norms and leaf != "bias" and parameter.dim() > 1
+        plain = owner not in norms and leaf != "bias" and parameter.dim() > 1 and name not in exempt
         (decayed if plain else undecayed)[name] = parameter
     if not decayed and not undecayed:
         raise UsageError(

@@ -131,7 +131,8 @@ def finetune_checkpoint(
     Raises:
         RetrofitError: The message says what. What the run had kept is still there.
     """
-    opened = open_model(path, replace(model, num_classes=None) if path is not None else model)
+    # A new last layer is drawn below, from the seed.
+    opened = open_model(path, replace(model, num_classes=None))
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
     min_batch = 1 if config.bn_stats == "frozen" else 2
     source = data.source(opened.preprocessing, min_batch)

@@ -96,8 +96,9 @@ def run_checkpoint(
     else:
         tell("step 1 of 3: retrofit")
         images = replace(data.images, folder=Path(data.root), num_images=1000)
-        whole = replace(model, num_classes=None) if path is not None else model
-        made = retrofit_checkpoint(path, whole, images, plan, retrofitted, device=run.device or "cpu")
+        made = retrofit_checkpoint(
+            path, replace(model, num_classes=None), images, plan, retrofitted, device=run.device or "cpu"
+        )
         for text in made.notes:
             tell(text)
     tell("step 2 of 3: finetune")

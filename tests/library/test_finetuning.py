@@ -13,6 +13,7 @@ from bnretrofit.errors import InputRejectedError, TrainingDivergedError, UsageEr
 from bnretrofit.training import TrainingConfig, finetune, finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
+from bnretrofit.training.parameters import trained_parameters
 from bnretrofit.training.protocols import Labelled
 from bnretrofit.training.rate_range import find_rate
 from bnretrofit.training.results import Results
@@ -152,6 +153,28 @@ def test_norms_and_biases_do_not_decay() -> None:
     for name, parameter in before.items():
         decayed = torch.allclose(now[name], parameter * (1 - 0.5 * 0.1), atol=1e-7)
         assert decayed is (parameter.dim() > 1), name
+
+
+def test_what_a_model_names_does_not_decay() -> None:
+    class Named(nn.Sequential):
+        def no_weight_decay(self) -> set[str]:
+            return {"9.weight"}
+
+    model = Named(*with_norms().children())
+    found = trained_parameters(model.eval(), samples()[0][0], "all")
+    assert "9.weight" in found.undecayed
+    assert "0.layer.weight" in found.decayed
+
+
+def test_the_best_weights_are_not_made_up_when_they_are_missing() -> None:
+    keeper = MemoryKeeper()
+    # At this rate the first epoch is as good as it gets.
+    done = trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+    assert done.history.best is not None
+    assert done.history.best.epoch == 0
+    del keeper.kept["best"]
+    with pytest.raises(InputRejectedError, match="best weights of the run are missing"):
+        trained(with_norms(), config(lr=0.0, epochs=2), keeper)
 
 
 def test_frozen_statistics_stay_and_batch_statistics_move() -> None:
