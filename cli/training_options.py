@@ -4,11 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from .options import FILE, loading_options, preprocessing_options, stacked
+from .config_file import config_option, given_options
+from .options import FILE, image_choice, json_option, loading_options, preprocessing_options, stacked
 
-__all__ = ["config_option", "run_choice", "training_choice", "training_data_options", "training_options"]
+__all__ = [
+    "data_choice",
+    "run_choice",
+    "run_folder_options",
+    "training_choice",
+    "training_data_options",
+    "training_options",
+    "weights_option",
+]
 
 
 class Rate(click.ParamType[float | str]):
@@ -109,8 +117,6 @@ SETTINGS = {
     "model_ema_decay": "ema_decay",
 }
 
-NOT_OF_A_RUN = ("config", "output", "resume", "as_json")
-
 
 def training_choice(options: dict[str, Any]) -> Any:
     """What the training options say; with `--lr auto` the rate is left to be found."""
@@ -120,6 +126,17 @@ def training_choice(options: dict[str, Any]) -> Any:
     if given["lr"] == "auto":
         del given["lr"]
     return TrainingConfig(**given)
+
+
+def data_choice(checkpoint: Path | None, options: dict[str, Any]) -> Any:
+    """What is learnt from, by a command's options; what excludes each other is refused."""
+    from bnretrofit.workflows.finetuning import DataChoice
+
+    if checkpoint is not None and options["weights"] is not None:
+        raise click.UsageError("CHECKPOINT and --weights exclude each other.")
+    if options["val"] is not None and options["val_split"] is not None:
+        raise click.UsageError("--val and --val-split exclude each other.")
+    return DataChoice(image_choice(options), *(options[name] for name in ("root", "val", "val_split", "aug")))
 
 
 def run_choice(ctx: click.Context, output: Path, device: str | None, options: dict[str, Any], *, resume: bool) -> Any:
@@ -137,65 +154,14 @@ def run_choice(ctx: click.Context, output: Path, device: str | None, options: di
     )
 
 
-def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
-    """Take a file's values as the options' defaults: what is given on the command line wins."""
-    if path is None:
-        return
-    import yaml
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise click.UsageError(f"--config {path} cannot be read: {said}") from error
-    if not isinstance(document, dict):
-        raise click.UsageError(f"--config {path} holds no options: it is to be lines such as 'batch-size: 64'")
-    known = {param.name for param in ctx.command.params} - set(NOT_OF_A_RUN)
-    given = {str(key).replace("-", "_"): value for key, value in document.items()}
-    given = {ALIASES.get(key, key): value for key, value in given.items()}
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        raise click.UsageError(f"--config {path} names what is no option: {', '.join(unknown)}")
-    params = {param.name: param for param in ctx.command.params}
-    ctx.default_map = {key: _as_given(path, params[key], value) for key, value in given.items() if value is not None}
-
-
-ALIASES = {"data": "root"}
-PLACES = ("root", "val")
-
-config_option = click.option(
-    "--config",
-    type=FILE,
-    is_eager=True,
-    expose_value=False,
-    callback=read_config,
-    help="YAML file of options, such as a run's args.yaml; what is given here wins.",
+weights_option = click.option(
+    "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
 )
 
-
-def _as_given(path: Path, param: click.Parameter, value: Any) -> Any:
-    """A value as the command line would have it."""
-    values = value if isinstance(value, list) else [value]
-    if any(isinstance(each, (dict, list)) for each in values):
-        raise click.UsageError(f"--config {path} gives more than a value to '{param.name}'")
-    if param.multiple:
-        return [str(each) for each in values]
-    if isinstance(value, bool) and isinstance(param.type, click.Choice):
-        # YAML takes a bare no for False.
-        return "yes" if value else "no"
-    return value if isinstance(value, bool) else " ".join(map(str, values))
-
-
-def given_options(ctx: click.Context) -> dict[str, Any]:
-    """The options that are not at their defaults, as `--config` takes them."""
-    names = {name: alias for alias, name in ALIASES.items()}
-    found: dict[str, Any] = {}
-    for name, value in ctx.params.items():
-        if name in NOT_OF_A_RUN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
-            continue
-        plain = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, Path) or (name in PLACES and Path(str(value)).exists()):
-            # Another run may be begun from another folder.
-            plain = str(Path(value).resolve())
-        found[names.get(name, name).replace("_", "-")] = plain
-    return found
+run_folder_options = stacked(
+    config_option,
+    click.option("-o", "--output", type=FILE, required=True, help="The run's folder, which is made."),
+    click.option("--resume", is_flag=True, help="Go on with the run in that folder, as if it had never stopped."),
+    click.option("--device", help="cpu; by default what there is, and under a launcher each process's own."),
+    json_option,
+)

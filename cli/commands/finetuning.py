@@ -7,23 +7,25 @@ from typing import Any
 import click
 
 from ..console import emit_json, note, results_only, show, table
-from ..options import FILE, image_choice, json_option, model_choice, model_options
-from ..training_options import config_option, run_choice, training_choice, training_data_options, training_options
+from ..options import FILE, model_choice, model_options
+from ..training_options import (
+    data_choice,
+    run_choice,
+    run_folder_options,
+    training_choice,
+    training_data_options,
+    training_options,
+    weights_option,
+)
 
 
 @click.command(name="finetune")
 @click.argument("checkpoint", type=FILE, required=False)
 @model_options
-@click.option(
-    "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
-)
+@weights_option
 @training_data_options
 @training_options
-@config_option
-@click.option("-o", "--output", type=FILE, required=True, help="The run's folder, which is made.")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder, as if it had never stopped.")
-@click.option("--device", help="cpu; by default what there is, and under a launcher each process's own.")
-@json_option
+@run_folder_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -47,13 +49,9 @@ def command(
       bnretrofit fold run -o vgg16-better.safetensors
     """
     from bnretrofit.training.devices import process_rank
-    from bnretrofit.workflows.finetuning import DataChoice, finetune_checkpoint
+    from bnretrofit.workflows.finetuning import finetune_checkpoint
 
-    if checkpoint is not None and given["weights"] is not None:
-        raise click.UsageError("CHECKPOINT and --weights exclude each other.")
-    if given["val"] is not None and given["val_split"] is not None:
-        raise click.UsageError("--val and --val-split exclude each other.")
-    data = DataChoice(image_choice(given), *(given[name] for name in ("root", "val", "val_split", "aug")))
+    data = data_choice(checkpoint, given)
     run = run_choice(ctx, output, device, given, resume=resume)
     with results_only():
         done = finetune_checkpoint(checkpoint, model_choice(given), data, training_choice(given), run, note)

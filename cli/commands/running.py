@@ -7,25 +7,27 @@ from typing import Any
 import click
 
 from ..console import emit_json, note, results_only, show, table
-from ..options import FILE, image_choice, json_option, layer_options, model_choice, model_options, plan_choice
-from ..training_options import config_option, run_choice, training_choice, training_data_options, training_options
+from ..options import FILE, layer_options, model_choice, model_options, plan_choice
+from ..training_options import (
+    data_choice,
+    run_choice,
+    run_folder_options,
+    training_choice,
+    training_data_options,
+    training_options,
+    weights_option,
+)
 from .finetuning import rows_of, scale_lines, shown
 
 
 @click.command(name="run")
 @click.argument("checkpoint", type=FILE, required=False)
 @model_options
-@click.option(
-    "--weights", metavar="NAME", help="Instead of CHECKPOINT: the library's own, DEFAULT or an enum or tag name."
-)
+@weights_option
 @layer_options
 @training_data_options
 @training_options
-@config_option
-@click.option("-o", "--output", type=FILE, required=True, help="The run's folder, which is made.")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder, as if it had never stopped.")
-@click.option("--device", help="cpu; by default what there is.")
-@json_option
+@run_folder_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -46,14 +48,9 @@ def command(
     Example:
       bnretrofit run vgg16.pth -m torchvision:vgg16 -d images/train --val images/val -o run --epochs 20 --lr 0.1
     """
-    from bnretrofit.workflows.finetuning import DataChoice
     from bnretrofit.workflows.running import run_checkpoint
 
-    if checkpoint is not None and given["weights"] is not None:
-        raise click.UsageError("CHECKPOINT and --weights exclude each other.")
-    if given["val"] is not None and given["val_split"] is not None:
-        raise click.UsageError("--val and --val-split exclude each other.")
-    data = DataChoice(image_choice(given), *(given[name] for name in ("root", "val", "val_split", "aug")))
+    data = data_choice(checkpoint, given)
     run = run_choice(ctx, output, device, given, resume=resume)
     plan = plan_choice({**given, "plan_file": None})
     with results_only():
