@@ -1,8 +1,8 @@
-"""The loop: steps, epochs, and when to stop. What is random in it is a function of the seed and the step."""
+"""The loop: steps, epochs, what is kept of them, and when to stop."""
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -15,16 +15,14 @@ from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel
-from bnretrofit.training.evaluation import Evaluation, check_labels, evaluate
+from bnretrofit.training.evaluation import Evaluation, evaluate
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.norm_mode import running_norms
-from bnretrofit.training.optimisation import optimizer_for, rates_for
 from bnretrofit.training.preparation import Prepared
 from bnretrofit.training.protocols import Keeper, Labelled, TrainingSet
 from bnretrofit.training.saving import Progress, SavedRun, restore_optimizer, restored, saved
 from bnretrofit.training.step_statistics import pooled_statistics
-from bnretrofit.training.targets import Mixing, logits_of, loss_of
-from bnretrofit.training_data.seeding import seed_of
+from bnretrofit.training.stepping import Stepper
 
 __all__ = ["Loop"]
 
@@ -59,12 +57,7 @@ class Loop:
         self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
         self._steps = self._steps_in_all()
         self._batch_statistics = ready.batch_statistics
-        raw = optimizer_for(config, ready.trained)
-        self._optimizer = accelerator.prepare_optimizer(raw)
-        self._rates = rates_for(config, raw, self._steps)
-        self._loss = loss_of(config)
-        self._mixing = Mixing(config, ready.classes)
-        self._classes = ready.classes
+        self._stepper = Stepper(model, config, ready, accelerator, self._steps)
         self._quiet = not accelerator.is_main_process
         self.progress = Progress()
 
@@ -133,9 +126,9 @@ class Loop:
         taken: Any = self._data.train(epoch, start=self.progress.batch, **ours)
         with closing(taken) as batches:
             for micros in _grouped(batches, accumulate):
-                loss_sum += self.step(wrapped, micros, self.progress.step)
+                loss_sum += self._stepper.step(wrapped, micros, self.progress.step)
                 pool()
-                self._update_average()
+                self._stepper.update_average(self.progress.step)
                 self._count(loss_sum, bar)
                 # An epoch is gone through to its end: workers that decode are kept for the next one then.
                 if self.progress.step >= self._steps:
@@ -147,76 +140,22 @@ class Loop:
         self._model.eval()
         if not self.progress.batch:
             raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
-        self._end_epoch(float(loss_sum) / self.progress.batch, self._optimizer.param_groups[0]["lr"])
-
-    def step(self, wrapped: nn.Module, micros: list[Labelled], step: int, rate: float | None = None) -> Tensor:
-        """Make one step of the optimiser.
-
-        Args:
-            wrapped: The model as ranks call it.
-            micros: The batches whose gradients make the step.
-            step: Its number.
-            rate: Its learning rate; None for the schedule's.
-
-        Returns:
-            The mean loss over the batches of all ranks.
-        """
-        config, accelerator = self._config, self._accelerator
-        self._rates.step_update(step)
-        if rate is not None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-        losses = []
-        for number, (images, labels) in enumerate(micros):
-            # As one rank would number them that goes over the batches of all ranks.
-            place = number * self._ranks + self._rank
-            torch.manual_seed(seed_of(config.seed, "step", step, place))
-            waits = number + 1 < len(micros) and wrapped is not self._model
-            with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                loss = self._loss_on(wrapped, images, labels, step, place)
-                accelerator.backward(loss / len(micros))
-            losses.append(loss.detach().double())
-        if config.clip_grad is not None:
-            accelerator.clip_grad_norm_(self._trained.named().values(), config.clip_grad)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
-        return mean
-
-    def _update_average(self) -> None:
-        """Let the average follow, once the running statistics are those of the whole step."""
-        if self._average is not None:
-            # What rounds at random, as half-precision averages do, is the same for the same step.
-            self._average._sr_generator.manual_seed(seed_of(self._config.seed, "average", self.progress.step))  # noqa: SLF001
-            self._average.update(self._model, step=self.progress.step + 1)
-
-    def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
-        layout = torch.channels_last if self._config.channels_last else torch.preserve_format
-        device = self._accelerator.device
-        check_labels(labels, self._classes)
-        if self._batch_statistics and len(images) < 2:
-            remedy = "leave out the last, smaller batch (drop_last=True), or take --bn-stats frozen"
-            raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
-        images = images.to(device, non_blocking=True, memory_format=layout)
-        labels = labels.to(device, non_blocking=True)
-        images, labels = self._mixing(images, labels, *place)
-        with self._accelerator.autocast():
-            logits = logits_of(wrapped(images), type(self._model).__name__)
-        return self._loss(logits, labels)
+        self._end_epoch(float(loss_sum) / self.progress.batch, self._stepper.rate)
 
     def _count(self, loss_sum: Tensor, bar: Any) -> None:
         self.progress = replace(self.progress, batch=self.progress.batch + 1, step=self.progress.step + 1)
         bar.update()
         if loss_sum.device.type == "cpu" or self.progress.step % LOOKS == 0:
             self._check(float(loss_sum), "loss")
-            rate = self._optimizer.param_groups[0]["lr"]
-            bar.set_postfix(loss=f"{float(loss_sum) / self.progress.batch:.4f}", lr=f"{rate:.3g}", refresh=False)
+            bar.set_postfix(
+                loss=f"{float(loss_sum) / self.progress.batch:.4f}", lr=f"{self._stepper.rate:.3g}", refresh=False
+            )
 
     def _check(self, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"the {what} is {value} at step {self.progress.step}",
-                why=f"with a learning rate of {self._optimizer.param_groups[0]['lr']:.3g}",
+                why=f"with a learning rate of {self._stepper.rate:.3g}",
                 remedy="what was kept last is good; take a lower --lr, --clip-grad 1, more --warmup-steps, or --amp no",
             )
 
@@ -265,11 +204,11 @@ class Loop:
         average = None if self._average is None else self._average.module
         scaler = self._accelerator.scaler
         state = {} if scaler is None else scaler.state_dict()
-        self._keeper.save(saved(self.progress, self._model, average, self._optimizer.optimizer, state))
+        self._keeper.save(saved(self.progress, self._model, average, self._stepper.optimizer.optimizer, state))
 
     def _take_up(self, found: SavedRun) -> None:
         restored(found, self._model, None if self._average is None else self._average.module)
-        restore_optimizer(found, self._optimizer.optimizer)
+        restore_optimizer(found, self._stepper.optimizer.optimizer)
         if self._accelerator.scaler is not None and found.document["scaler"]:
             self._accelerator.scaler.load_state_dict(found.document["scaler"])
         self.progress = found.progress

@@ -17,10 +17,9 @@ from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for
-from bnretrofit.training.loop import Loop
-from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training.preparation import prepared
 from bnretrofit.training.protocols import Labelled, TrainingSet
+from bnretrofit.training.stepping import Stepper
 
 __all__ = ["RateRange", "find_rate"]
 
@@ -89,14 +88,14 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
     losses: list[float] = []
     with ExitStack() as stack:
         ready = stack.enter_context(prepared(copy, data, tried, accelerator, _silent))
-        loop = Loop(copy, data, tried, ready, accelerator, MemoryKeeper())
+        stepper = Stepper(copy, tried, ready, accelerator, STEPS)
         batches = stack.enter_context(closing(_endless(data, config.grad_accum_steps)))
         copy.train()
         quiet = not accelerator.is_main_process
         for step in tqdm(range(STEPS), desc="learning rates", delay=1.0, leave=False, disable=quiet):
             rates.append(LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)))
             micros = list(islice(batches, config.grad_accum_steps))
-            loss = float(loop.step(copy, micros, step, rates[-1]))
+            loss = float(stepper.step(copy, micros, step, rates[-1]))
             losses.append(loss if not losses else SMOOTHING * losses[-1] + (1 - SMOOTHING) * loss)
             if not math.isfinite(losses[-1]) or losses[-1] > RISEN * min(losses):
                 break

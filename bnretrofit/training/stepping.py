@@ -1,0 +1,103 @@
+"""One step of the optimiser: losses of its batches, gradients, weights. What is random in it depends on its number."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.evaluation import check_labels
+from bnretrofit.training.optimisation import optimizer_for, rates_for
+from bnretrofit.training.preparation import Prepared
+from bnretrofit.training.protocols import Labelled
+from bnretrofit.training.targets import Mixing, logits_of, loss_of
+from bnretrofit.training_data.seeding import seed_of
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """Makes the steps of a run.
+
+    Args:
+        model: In training mode when a step is made; it is changed.
+        config: How.
+        ready: The model as it was prepared.
+        accelerator: Accelerate's view of this process.
+        steps: Of the whole run, over which the rate falls.
+
+    Attributes:
+        optimizer: As accelerate wraps it.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, ready: Prepared, accelerator: Any, steps: int) -> None:
+        self._model, self._config, self._ready, self._accelerator = model, config, ready, accelerator
+        raw = optimizer_for(config, ready.trained)
+        self.optimizer = accelerator.prepare_optimizer(raw)
+        self._rates = rates_for(config, raw, steps)
+        self._loss = loss_of(config)
+        self._mixing = Mixing(config, ready.classes)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def step(self, wrapped: nn.Module, micros: list[Labelled], step: int, rate: float | None = None) -> Tensor:
+        """Make one step of the optimiser.
+
+        Args:
+            wrapped: The model as ranks call it.
+            micros: The batches whose gradients make the step.
+            step: Its number.
+            rate: Its learning rate; None for the schedule's.
+
+        Returns:
+            The mean loss over the batches of all ranks.
+        """
+        config, accelerator = self._config, self._accelerator
+        self._rates.step_update(step)
+        if rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        losses = []
+        for number, (images, labels) in enumerate(micros):
+            # As one rank would number them that goes over the batches of all ranks.
+            place = number * accelerator.num_processes + accelerator.process_index
+            torch.manual_seed(seed_of(config.seed, "step", step, place))
+            waits = number + 1 < len(micros) and wrapped is not self._model
+            with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                loss = self._loss_on(wrapped, images, labels, step, place)
+                accelerator.backward(loss / len(micros))
+            losses.append(loss.detach().double())
+        if config.clip_grad is not None:
+            accelerator.clip_grad_norm_(self._ready.trained.named().values(), config.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
+        return mean
+
+    def update_average(self, step: int) -> None:
+        """Let the average follow, once the running statistics are those of the whole step with this number."""
+        average = self._ready.average
+        if average is not None:
+            # What rounds at random, as half-precision averages do, is the same for the same step.
+            average._sr_generator.manual_seed(seed_of(self._config.seed, "average", step))  # noqa: SLF001
+            average.update(self._model, step=step + 1)
+
+    def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
+        layout = torch.channels_last if self._config.channels_last else torch.preserve_format
+        device = self._accelerator.device
+        check_labels(labels, self._ready.classes)
+        if self._ready.batch_statistics and len(images) < 2:
+            remedy = "leave out the last, smaller batch (drop_last=True), or take --bn-stats frozen"
+            raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
+        images = images.to(device, non_blocking=True, memory_format=layout)
+        labels = labels.to(device, non_blocking=True)
+        images, labels = self._mixing(images, labels, *place)
+        with self._accelerator.autocast():
+            logits = logits_of(wrapped(images), type(self._model).__name__)
+        return self._loss(logits, labels)
