@@ -9,7 +9,7 @@ from bnretrofit.errors import UsageError
 __all__ = ["ModelName", "imagenet_classes", "names_in", "parse_model"]
 
 LIBRARIES = ("torchvision", "timm", "hf-hub", "local-dir", "bnretrofit")
-BUNDLED = ("digits_vgg11",)
+BUNDLED = ("digits_vgg11", "cifar10_vgg16")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def file(tmp_path: Path) -> Path:
         ("timm:vgg16.tv_in1k", "timm", "vgg16.tv_in1k"),
         ("hf-hub:org/name@rev", "hf-hub", "org/name@rev"),
         ("bnretrofit:digits_vgg11", "bnretrofit", "digits_vgg11"),
+        ("bnretrofit:cifar10_vgg16", "bnretrofit", "cifar10_vgg16"),
         ("some/nets.py:factory", "file", "some/nets.py:factory"),
     ],
 )
@@ -94,6 +95,7 @@ def test_an_architecture_alone_takes_no_memory() -> None:
         ("timm:vgg16", ((3, 224, 224), "bilinear", 0.875)),
         ("timm:vit_tiny_patch16_224", ((3, 224, 224), "bicubic", 0.9)),
         ("bnretrofit:digits_vgg11", ((3, 32, 32), "bilinear", 1.0)),
+        ("bnretrofit:cifar10_vgg16", ((3, 32, 32), "bilinear", 1.0)),
     ],
 )
 def test_preprocessing_is_the_library_s_own(name: str, expected: tuple[object, ...]) -> None:
@@ -107,8 +109,9 @@ def test_the_number_of_classes_can_be_chosen() -> None:
         assert built.model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
 
-def test_the_bundled_weights_are_loaded_where_asked_for() -> None:
-    name = zoo.parse_model("bnretrofit:digits_vgg11")
+@pytest.mark.parametrize("bundled", ["digits_vgg11", "cifar10_vgg16"])
+def test_the_bundled_weights_are_loaded_where_asked_for(bundled: str) -> None:
+    name = zoo.parse_model(f"bnretrofit:{bundled}")
     first, second = (zoo.build(name, weights="DEFAULT").model.state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 

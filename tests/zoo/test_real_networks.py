@@ -1,5 +1,6 @@
 """Networks that others trained, on real images: what the README promises, held on each of them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torchvision
 from torch import nn
 
 from bnretrofit import fold, make_fold_plan, make_plan, retrofit, verify
+from bnretrofit.zoo import build, parse_model
 from tests.library.observing import equal_states, norms_of
 from tests.zoo.pictures import IMAGENETTE_CLASSES, answers, batches_of, files_of, loaded, network
 
@@ -104,3 +106,28 @@ def test_a_folded_vgg_is_no_further_from_float64_than_the_network_it_came_from(n
         exact = model.double()(x.double())
     own_error, found_error = float((own - exact).abs().max()), float((found - exact).abs().max())
     assert 0 < found_error <= 1.5 * own_error, (found_error, own_error)
+
+
+CARD = Path(__file__).parents[2] / "checkpoints" / "cifar10_vgg16.md"
+
+
+@pytest.mark.parametrize("full", [SLICE, FULL])
+def test_the_bundled_vgg16_is_what_its_card_says(cifar10: Path, full: bool) -> None:
+    name = parse_model("bnretrofit:cifar10_vgg16")
+    built = build(name, weights="DEFAULT")
+    model, told = built.model.eval(), built.preprocessing
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (told.mean, told.std))
+    assert sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules()) == 16
+    test, labels = files_of(cifar10 / "test", 5000 if full else 500)
+    images = [(batch - mean) / std for batch in batches_of(test, 100, imagenet=False)]
+    found = answers(model, iter(images))
+    card = re.search(r"Test accuracy \| .*\((\d+\.\d+) %\)", CARD.read_text())
+    assert card is not None
+    # A part of the images, ten times fewer, tells it to a few points.
+    assert correct(found, labels) == pytest.approx(float(card[1]) / 100, abs=0.0005 if full else 0.06)
+    result = retrofit(model, images[:3])
+    assert len(make_plan(model, images[0]).sites) == 15
+    assert torch.equal(answers(result, iter(images)), found)
+    folded = fold(result, images[0])
+    assert equal_states(folded, model)
+    build(name).model.load_state_dict(folded.state_dict(), strict=True)
