@@ -27,7 +27,8 @@ images in the same order, the same settings, the same budget. SGD with Nesterov'
 
 Top-1 accuracy on test images in per cent with the weights of the last epoch: the mean over seeds, and in brackets the
 least and the most. A rate *trains* (✓) if its mean is within a point of the plain network's best at the same budget.
-Nothing was chosen by the test images but the best rate of each network, for both alike."""
+Rates that fewer seeds were tried at are shown, and decide nothing. Nothing was chosen by the test images but the best
+rate of each network, for both alike."""
 
 
 def write_page() -> None:

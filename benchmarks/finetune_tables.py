@@ -29,7 +29,7 @@ class Grid:
         epochs: The budget.
         dropout: See `Run`.
         cells: Accuracy by seed, of (plain or retrofitted, rate).
-        shorter: Of the retrofitted network: accuracy by seed, of (steps, rate).
+        shorter: Of the retrofitted network at smaller budgets: accuracy by seed, of (steps, rate).
         steps: Of the budget.
         folded: (folded, unfolded) accuracy of each retrofitted run; None where the fold was refused.
     """
@@ -46,16 +46,25 @@ class Grid:
     def rates(self) -> list[float]:
         return sorted({rate for _, rate in self.cells})
 
+    @property
+    def seeds(self) -> int:
+        """How many each cell has in the end; what has fewer is shown, and decides nothing."""
+        return max(map(len, self.cells.values()))
+
+    def decided(self, norms: str) -> list[float]:
+        """The rates that all seeds were tried at."""
+        return sorted(rate for (of, rate), values in self.cells.items() if of == norms and len(values) == self.seeds)
+
     def best_rate(self, norms: str) -> float:
         """The rate of the highest mean accuracy."""
-        return max((rate for of, rate in self.cells if of == norms), key=lambda rate: mean(self.cells[norms, rate]))
+        return max(self.decided(norms), key=lambda rate: mean(self.cells[norms, rate]))
 
     @cached_property
     def plain_best(self) -> float:
         return mean(self.cells[PLAIN, self.best_rate(PLAIN)])
 
     def trains(self, norms: str, rate: float) -> bool:
-        return (norms, rate) in self.cells and mean(self.cells[norms, rate]) >= self.plain_best - WITHIN
+        return rate in self.decided(norms) and mean(self.cells[norms, rate]) >= self.plain_best - WITHIN
 
     def largest_rate(self, norms: str) -> float | None:
         return max((rate for rate in self.rates if self.trains(norms, rate)), default=None)
@@ -72,7 +81,8 @@ class Grid:
             **self.shorter,
             **{(self.steps, rate): values for (of, rate), values in self.cells.items() if of == NORMS},
         }
-        enough = [(steps, rate) for (steps, rate), values in budgets.items() if mean(values) >= self.plain_best]
+        full = {key: values for key, values in budgets.items() if len(values) == self.seeds}
+        enough = [(steps, rate) for (steps, rate), values in full.items() if mean(values) >= self.plain_best]
         if not enough:
             return None
         steps, rate = min(enough, key=lambda each: (each[0], -mean(budgets[each])))
@@ -98,18 +108,19 @@ def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
         shorter = {
             run: outcome
             for run, outcome in usual.items()
-            if (run.subject, run.dropout) == (subject, dropout) and run.steps is not None and run.steps < steps
+            if (run.subject, run.dropout, run.norms) == (subject, dropout, NORMS)
+            and outcome.get("steps", steps) < steps
         }
         grid = Grid(
             subject,
             epochs,
             dropout,
             by_cell({run: (run.norms, run.rate) for run in whole}, whole),
-            by_cell({run: (run.steps or 0, run.rate) for run in shorter}, shorter),
+            by_cell({run: (int(outcome["steps"]), run.rate) for run, outcome in shorter.items()}, shorter),
             steps,
             [(each["folded_top1"], each["top1"]) for each in whole.values() if "folded_top1" in each],
         )
-        if {of for of, _ in grid.cells} == {PLAIN, NORMS}:
+        if grid.cells and grid.decided(PLAIN) and grid.decided(NORMS):
             found.append(grid)
     return found
 
@@ -127,10 +138,10 @@ def mean(values: Values) -> float:
 
 
 def spread(values: Values) -> str:
-    """Mean, least and most in per cent, and how many runs that is; how many diverged."""
+    """Mean, least and most in per cent, and how many diverged."""
     finite = [100 * value for value in values.values() if value is not None]
     if not finite:
         return DIVERGED
     lost = f", {len(values) - len(finite)} diverged" if len(finite) < len(values) else ""
-    ends = f" ({min(finite):.2f} to {max(finite):.2f}{lost})" if len(values) > 1 else ""
+    ends = f" ({min(finite):.2f} to {max(finite):.2f}{lost})" if len(values) > 1 else " (one seed)"
     return f"{statistics.mean(finite):.2f}{ends}"

@@ -1,0 +1,61 @@
+"""What benchmarks/finetune.py makes of its runs: which rates train, how large the gap is, and in how many steps."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.finetune_runs import NORMS, PLAIN, Run
+from benchmarks.finetune_tables import Grid, grids, mean, spread
+
+SUBJECT = "vgg6_cifar10"
+
+
+def runs(norms: str, rate: float, tops: list[float | None], steps: int | None = None) -> dict[Run, dict[str, Any]]:
+    made = [Run(SUBJECT, norms, rate, seed, steps=steps) for seed in range(len(tops))]
+    more = {"folded_top1": 0.5} if norms == NORMS else {}
+    return {run: {"top1": top, "steps": steps or 390, **more} for run, top in zip(made, tops, strict=True)}
+
+
+def grid(*more: dict[Run, dict[str, Any]]) -> Grid:
+    known = [runs(PLAIN, 0.01, [0.80, 0.82]), runs(PLAIN, 0.03, [0.80, None]), runs(NORMS, 0.1, [0.83, 0.84]), *more]
+    (found,) = grids({run: outcome for part in known for run, outcome in part.items()})
+    return found
+
+
+def test_a_rate_trains_within_a_point_of_the_plain_network_s_best() -> None:
+    found = grid(runs(NORMS, 0.3, [0.801, 0.800]), runs(NORMS, 1.0, [0.799, 0.799]))
+    assert found.plain_best == pytest.approx(0.81)
+    assert [rate for rate in found.rates if found.trains(NORMS, rate)] == [0.1, 0.3]
+    assert (found.largest_rate(PLAIN), found.largest_rate(NORMS)) == (0.01, 0.3)
+
+
+def test_a_rate_of_which_one_seed_diverges_does_not_train() -> None:
+    assert not grid().trains(PLAIN, 0.03)
+    assert spread({0: 0.8, 1: None}) == "80.00 (80.00 to 80.00, 1 diverged)"
+    assert spread({0: None}) == "diverged"
+
+
+def test_the_gap_is_taken_seed_by_seed() -> None:
+    assert grid().gaps() == pytest.approx([0.03, 0.02])
+
+
+def test_the_fewest_steps_are_those_of_the_smallest_budget_that_is_enough() -> None:
+    short = (runs(NORMS, 0.1, [0.805, 0.80], 100), runs(NORMS, 0.1, [0.81, 0.815], 200))
+    found = grid(*short).steps_to_best()
+    assert found is not None
+    assert found[:2] == (200, 0.1)
+    # One seed alone is not enough to say so where the mean is not.
+    alone = grid(short[0]).steps_to_best()
+    assert alone is not None
+    assert alone[:2] == (390, 0.1)
+
+
+def test_fewer_seeds_are_shown_and_decide_nothing() -> None:
+    found = grid(runs(NORMS, 1.0, [0.99]), runs(PLAIN, 0.003, [0.99]), runs(NORMS, 0.1, [0.99], 10))
+    assert (found.best_rate(PLAIN), found.largest_rate(NORMS)) == (0.01, 0.1)
+    assert found.steps_to_best() == (390, 0.1, mean({0: 0.83, 1: 0.84}))
+    assert spread(found.cells[NORMS, 1.0]) == "99.00 (one seed)"
+
+
+def test_a_fold_that_changes_the_accuracy_is_counted() -> None:
+    assert [folded == top for folded, top in grid().folded] == [False, False]
