@@ -72,8 +72,11 @@ def figures(grid: Grid) -> list[str]:
     plain, norms = grid.largest_rate(PLAIN), grid.largest_rate(NORMS)
     gaps = [100 * gap for gap in grid.gaps()]
     lines = []
-    if plain and norms:
-        lines.append(f"- largest rate that trains: {plain:g} plain, {norms:g} retrofitted, {norms / plain:.3g} times")
+    if plain and norms and grid.bounded(PLAIN):
+        more = "" if grid.bounded(NORMS) else " at least"
+        lines.append(
+            f"- largest rate that trains: {plain:g} plain, {norms:g} retrofitted,{more} {norms / plain:.3g} times"
+        )
     best = [f"{spread(grid.cells[of, grid.best_rate(of)])} at {grid.best_rate(of):g} {of}" for of in (PLAIN, NORMS)]
     lines.append(f"- best accuracy: {best[0]}, {best[1]}")
     if gaps:

@@ -69,6 +69,11 @@ class Grid:
     def largest_rate(self, norms: str) -> float | None:
         return max((rate for rate in self.rates if self.trains(norms, rate)), default=None)
 
+    def bounded(self, norms: str) -> bool:
+        """Whether a rate was tried that is too high."""
+        largest = self.largest_rate(norms)
+        return largest is not None and any(of == norms and rate > largest for of, rate in self.cells)
+
     def gaps(self) -> list[float]:
         """By seed, the retrofitted network's accuracy over the plain one's, each at its best rate."""
         plain, norms = (self.cells[of, self.best_rate(of)] for of in (PLAIN, NORMS))

@@ -27,6 +27,7 @@ def test_a_rate_trains_within_a_point_of_the_plain_network_s_best() -> None:
     assert found.plain_best == pytest.approx(0.81)
     assert [rate for rate in found.rates if found.trains(NORMS, rate)] == [0.1, 0.3]
     assert (found.largest_rate(PLAIN), found.largest_rate(NORMS)) == (0.01, 0.3)
+    assert (found.bounded(PLAIN), found.bounded(NORMS), grid().bounded(NORMS)) == (True, True, False)
 
 
 def test_a_rate_of_which_one_seed_diverges_does_not_train() -> None:
