@@ -30,9 +30,9 @@ __all__ = ["trainings"]
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
 KINDS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("--save-steps", "3", "--mixup", "0.2", "--model-ema-decay", "0.9"),
     ("--save-steps", "1", "--opt", "adamw", "--lr", "0.001", "--bn-stats", "frozen"),
+    ("--save-steps", "3", "--mixup", "0.2", "--model-ema-decay", "0.9"),
+    (),
 )
 IMPORTED = (
     *("accelerate", "matplotlib.backends.backend_agg", "timm.optim", "timm.scheduler", "timm.utils", "yaml"),
@@ -93,7 +93,8 @@ def killing(command: Command) -> Callable[[Path], Work]:
     def begin(place: Path) -> Work:
         # Its watching thread would be the second one of a process that is to be forked.
         tqdm.monitor_interval = 0
-        prepare(place)
+        if command is finetune:
+            prepare(place)
         known: dict[int, tuple[dict[str, bytes], float]] = {}
 
         def one(number: int) -> tuple[str, str]:
