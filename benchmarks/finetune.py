@@ -1,6 +1,6 @@
 """What norms bring in fine-tuning: the network without them and the retrofitted one, at the same budget.
 
-    python -m benchmarks.finetune rates --epochs 1 5 20 --seeds 3
+    python -m benchmarks.finetune rates --epochs 1 5 20 --seeds 0 1 2
     python -m benchmarks.finetune steps
     python -m benchmarks.finetune batches
     python -m benchmarks.finetune page
@@ -11,7 +11,7 @@ rate, to find in how many steps it is as good as the plain one's best. `batches`
 by batch size, over as many images. `page`: docs/finetuning_figures.md and its plot, from all runs that were made.
 
 The networks are in `finetune_subjects`. A run that is in results/finetune_runs.jsonl already is not made again. All
-runs use `bnretrofit finetune`'s own loop, defaults and augmentation.
+runs use `bnretrofit finetune`'s own loop, defaults and augmentation, with channels last, which is faster.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.finetune_runs import NORMS, PLAIN, Run, outcomes
 from benchmarks.finetune_subjects import SUBJECTS, unpacked
 
 RATES = {PLAIN: (0.001, 0.003, 0.01, 0.03), NORMS: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}
-"""Without norms all networks diverge from 0.03 on at the latest, which takes no time; `--plain-rates` may go on."""
+"""Where the plain network trains at the highest of these, go on with `--plain-rates`."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """One run of fine-tuning: what it depends on, what it came to, and that it is not made twice."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -15,6 +17,7 @@ import torch
 import bnretrofit
 from benchmarks.finetune_subjects import SUBJECTS
 from benchmarks.measuring import RESULTS
+from benchmarks.step_cost import ROOT
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.evaluation import evaluate
@@ -63,17 +66,34 @@ def known() -> dict[Run, Outcome]:
 
 
 def outcomes(runs: Iterable[Run], folder: Path, workers: int, jobs: int) -> Iterator[tuple[Run, Outcome]]:
-    """Make the runs that nobody has made, each in a process of its own, and give all of them as they come."""
+    """Make the runs that nobody has made, each in a process of its own, and give all of them as they come.
+
+    One that fails is told, and the others go on.
+    """
     made, wanted = known(), list(dict.fromkeys(runs))
     yield from ((run, made[run]) for run in wanted if run in made)
     # Each in a fresh process, on one core: what a run comes to does not depend on those before it or beside it.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         waiting = {pool.submit(trained, run, folder, workers): run for run in wanted if run not in made}
-        for done in as_completed(waiting):
-            run, outcome = waiting[done], done.result()
-            with CACHE.open("a") as file:
-                file.write(json.dumps({"run": asdict(run), "outcome": outcome}) + "\n")
-            yield run, outcome
+        try:
+            for done in as_completed(waiting):
+                run, failed = waiting[done], done.exception()
+                if failed is not None:
+                    print(f"failed: {run}: {failed}", file=sys.stderr)
+                    continue
+                outcome = done.result()
+                with CACHE.open("a") as file:
+                    file.write(json.dumps({"run": asdict(run), "outcome": outcome, "made": made_with()}) + "\n")
+                yield run, outcome
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def made_with() -> dict[str, str]:
+    """The commit and the versions: an outcome is of the code that made it."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return {"commit": commit, "torch": torch.__version__}
 
 
 def trained(run: Run, folder: Path, workers: int) -> Outcome:

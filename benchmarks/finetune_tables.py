@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import TypeVar
 
 from benchmarks.finetune_runs import NORMS, PLAIN, Outcome, Run
@@ -48,23 +49,32 @@ class Grid:
 
     @property
     def seeds(self) -> int:
-        """How many each cell has in the end; what has fewer is shown, and decides nothing."""
-        return max(map(len, self.cells.values()))
+        """As many from 0 on decide as both networks have at some rate; what has fewer is shown, and decides nothing."""
+        return min(
+            max(consecutive(values) for (of, _), values in self.cells.items() if of == norms)
+            for norms in (PLAIN, NORMS)
+        )
 
     def decided(self, norms: str) -> list[float]:
-        """The rates that all seeds were tried at."""
-        return sorted(rate for (of, rate), values in self.cells.items() if of == norms and len(values) == self.seeds)
+        """The rates that all of these seeds were tried at."""
+        return sorted(
+            rate for (of, rate), values in self.cells.items() if of == norms and consecutive(values) >= self.seeds
+        )
+
+    def mean(self, values: Values) -> float:
+        """Over the seeds that decide; a run that diverged counts as one that knows nothing."""
+        return statistics.mean(values[seed] or 0.0 for seed in range(self.seeds))
 
     def best_rate(self, norms: str) -> float:
         """The rate of the highest mean accuracy."""
-        return max(self.decided(norms), key=lambda rate: mean(self.cells[norms, rate]))
+        return max(self.decided(norms), key=lambda rate: self.mean(self.cells[norms, rate]))
 
     @cached_property
     def plain_best(self) -> float:
-        return mean(self.cells[PLAIN, self.best_rate(PLAIN)])
+        return self.mean(self.cells[PLAIN, self.best_rate(PLAIN)])
 
     def trains(self, norms: str, rate: float) -> bool:
-        return rate in self.decided(norms) and mean(self.cells[norms, rate]) >= self.plain_best - WITHIN
+        return rate in self.decided(norms) and self.mean(self.cells[norms, rate]) >= self.plain_best - WITHIN
 
     def largest_rate(self, norms: str) -> float | None:
         return max((rate for rate in self.rates if self.trains(norms, rate)), default=None)
@@ -72,13 +82,12 @@ class Grid:
     def bounded(self, norms: str) -> bool:
         """Whether a rate was tried that is too high."""
         largest = self.largest_rate(norms)
-        return largest is not None and any(of == norms and rate > largest for of, rate in self.cells)
+        return largest is not None and any(rate > largest for rate in self.decided(norms))
 
     def gaps(self) -> list[float]:
         """By seed, the retrofitted network's accuracy over the plain one's, each at its best rate."""
         plain, norms = (self.cells[of, self.best_rate(of)] for of in (PLAIN, NORMS))
-        pairs = ((norms[seed], plain[seed]) for seed in sorted(plain.keys() & norms.keys()))
-        return [mine - other for mine, other in pairs if mine is not None and other is not None]
+        return [(norms[seed] or 0.0) - (plain[seed] or 0.0) for seed in range(self.seeds)]
 
     def steps_to_best(self) -> tuple[int, float, float] | None:
         """The fewest steps in which the retrofitted network is as good as the plain one's best; rate, accuracy."""
@@ -86,12 +95,12 @@ class Grid:
             **self.shorter,
             **{(self.steps, rate): values for (of, rate), values in self.cells.items() if of == NORMS},
         }
-        full = {key: values for key, values in budgets.items() if len(values) == self.seeds}
-        enough = [(steps, rate) for (steps, rate), values in full.items() if mean(values) >= self.plain_best]
+        full = {key: values for key, values in budgets.items() if consecutive(values) >= self.seeds}
+        enough = [(steps, rate) for (steps, rate), values in full.items() if self.mean(values) >= self.plain_best]
         if not enough:
             return None
-        steps, rate = min(enough, key=lambda each: (each[0], -mean(budgets[each])))
-        return steps, rate, mean(budgets[steps, rate])
+        steps, rate = min(enough, key=lambda each: (each[0], -self.mean(budgets[each])))
+        return steps, rate, self.mean(budgets[steps, rate])
 
 
 def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
@@ -125,7 +134,7 @@ def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
             steps,
             [(each["folded_top1"], each["top1"]) for each in whole.values() if "folded_top1" in each],
         )
-        if grid.cells and grid.decided(PLAIN) and grid.decided(NORMS):
+        if {of for of, _ in grid.cells} == {PLAIN, NORMS} and grid.seeds:
             found.append(grid)
     return found
 
@@ -142,11 +151,15 @@ def mean(values: Values) -> float:
     return statistics.mean(0.0 if value is None else value for value in values.values())
 
 
+def consecutive(values: Values) -> int:
+    """How many seeds from 0 on there are."""
+    return next(seed for seed in count() if seed not in values)
+
+
 def spread(values: Values) -> str:
-    """Mean, least and most in per cent, and how many diverged."""
+    """Mean, least and most in per cent; or how many diverged: a mean over the others would flatter."""
     finite = [100 * value for value in values.values() if value is not None]
-    if not finite:
-        return DIVERGED
-    lost = f", {len(values) - len(finite)} diverged" if len(finite) < len(values) else ""
-    ends = f" ({min(finite):.2f} to {max(finite):.2f}{lost})" if len(values) > 1 else " (one seed)"
+    if len(finite) < len(values):
+        return f"{DIVERGED} in {len(values) - len(finite)} of {len(values)}"
+    ends = f" ({min(finite):.2f} to {max(finite):.2f})" if len(values) > 1 else " (one seed)"
     return f"{statistics.mean(finite):.2f}{ends}"

@@ -39,7 +39,7 @@ IMPORTED = (
     *("torch.export", "torch._dynamo", "torch._functorch.aot_autograd", "torchvision.models", "timm.data"),
 )
 CARELESS = "weights.pt"
-RESULTS = ("best.safetensors", "last.safetensors", "summary.csv", CARELESS)
+RESULTS = ("best.safetensors", "last.safetensors", "summary.csv")
 GOOD = ("the same bytes",)
 
 Command = Callable[[Path, tuple[str, ...], int], None]
@@ -104,7 +104,7 @@ def killing(command: Command) -> Callable[[Path], Work]:
             whole, duration = known[kind]
             folder = place / f"run{number}"
             moment = killed(command, folder, KINDS[kind], duration, draw)
-            code = started(command, folder, KINDS[kind], draw.choice((0, 1))).ended()
+            code = started(command, folder, KINDS[kind], draw.choice((0, 1, 2))).ended()
             found = kept(folder)
             shutil.rmtree(folder)
             said = (place / "said").read_text(errors="replace")[-150:] if code else ""
@@ -122,7 +122,7 @@ def killed(command: Command, folder: Path, options: tuple[str, ...], duration: f
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         moment = duration * draw.random()
-        child = started(command, folder, options, draw.choice((0, 1)))
+        child = started(command, folder, options, draw.choice((0, 1, 2)))
         child.wait_for_beginning()
         child.kill_after(moment)
         if child.ended() == -signal.SIGKILL and folder.exists() and any(folder.iterdir()):
@@ -154,7 +154,10 @@ def undisturbed(command: Command, place: Path, options: tuple[str, ...]) -> tupl
     start = time.perf_counter()
     if child.ended() != 0:
         raise RuntimeError(f"the command does not run undisturbed: {(place / 'said').read_text()[-500:]}")
-    return kept(folder), time.perf_counter() - start
+    duration, whole = time.perf_counter() - start, kept(folder)
+    if len(whole) != (len(RESULTS) if command is finetune else 1):
+        raise RuntimeError(f"an undisturbed run leaves {', '.join(whole)} alone")
+    return whole, duration
 
 
 def started(command: Command, folder: Path, options: tuple[str, ...], workers: int) -> Fork:
@@ -174,4 +177,4 @@ def silent(work: Callable[[], object], place: Path) -> Fork:
 
 def kept(folder: Path) -> dict[str, bytes]:
     """The results of a run."""
-    return {name: (folder / name).read_bytes() for name in RESULTS if (folder / name).is_file()}
+    return {name: (folder / name).read_bytes() for name in (*RESULTS, CARELESS) if (folder / name).is_file()}

@@ -211,7 +211,7 @@ def _refuse_explosions(plan: FoldPlan) -> None:
             f"the norm scales a channel by {worst.scale_max:.0f}, beyond the limit of {SCALE_LIMIT:.0f}",
             where=worst.norm,
             why="its running variance is far below what its weight was trained for",
-            remedy="measure them again with the final weights (fold --recalibrate DATA), or pass --force (force=True)",
+            remedy="measure the statistics again (fold --recalibrate DATA), or pass --force (force=True)",
         )
 
 

@@ -93,6 +93,9 @@ class PassMoments:
     """Moments of many layers, to which each forward pass adds whole or not at all.
 
     A pass that runs out of memory in a late layer has gone through the early ones, and will again in smaller parts.
+
+    Attributes:
+        layers: What was added, by layer.
     """
 
     def __init__(self) -> None:

@@ -162,6 +162,6 @@ run_folder_options = stacked(
     config_option,
     click.option("-o", "--output", type=FILE, required=True, help="The run's folder, which is made."),
     click.option("--resume", is_flag=True, help="Go on with the run in that folder, as if it had never stopped."),
-    click.option("--device", help="cpu; by default what there is, and under a launcher each process's own."),
+    click.option("--device", help="cpu; by default what there is, and under torchrun each process's own."),
     json_option,
 )

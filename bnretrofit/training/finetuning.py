@@ -111,11 +111,6 @@ def _finished(
     # All have read the best weights before anybody writes them anew.
     accelerator.wait_for_everyone()
     of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
-    if kept is None and of["best"] != of["last"]:
-        what, remedy = "the best weights of the run are missing", "put the file back, or begin another run"
-        raise InputRejectedError(
-            what, why=f"they are of epoch {of['best'].epoch}, and nobody else has them", remedy=remedy
-        )
     best = last if kept is None else kept.tensors
     for name, tensors in (("last", last), ("best", best)):
         if name == "best" and of["best"] == of["last"]:
@@ -123,6 +118,12 @@ def _finished(
             results[name] = results["last"]
             keeper.keep(name, model.state_dict(), of[name], measured=True)
             break
+        if name == "best" and kept is None:
+            raise InputRejectedError(
+                "the best weights of the run are missing",
+                why=f"they are of epoch {of['best'].epoch}, and nothing else holds them",
+                remedy="take the last ones, which are there, or put the file back and resume",
+            )
         model.load_state_dict(tensors)
         already = name == "best" and kept is not None and kept.measured
         ratios: tuple[float, float] | None = None

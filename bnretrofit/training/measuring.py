@@ -62,7 +62,7 @@ def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> 
     `recalibrate` goes on in eval mode until nothing moves.
 
     Args:
-        model: In eval mode; its running statistics are changed, and nothing else.
+        model: In eval mode; its running statistics are changed, and how many batches they count.
         images: Batches.
         quiet: Show no progress.
     """

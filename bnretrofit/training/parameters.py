@@ -59,8 +59,8 @@ def trained_parameters(model: nn.Module, example: Batch, train: str) -> Trained:
     heads = _heads(model, example) if "head" in train else set()
     redundant = _redundant_biases(model, example)
     # What timm's models say of tokens and embeddings.
-    named: Any = getattr(model, "no_weight_decay", set)
-    exempt = set(named())
+    named: Any = getattr(model, "no_weight_decay", ())
+    exempt = set(named() if callable(named) else named)
     decayed: dict[str, Tensor] = {}
     undecayed: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from bnretrofit.copies import independent_copy
+from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import Epoch, TrainingConfig, finetune_on
 from bnretrofit.training.devices import process_rank
@@ -20,11 +23,12 @@ from bnretrofit.training_data import TrainingSource, open_training
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
-from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model
+from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
 from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of, write_settings
 from bnretrofit.workflows.tensorboard import TensorBoardLog
+from bnretrofit.zoo import parse_model
 
-__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
+__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint", "with_own_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,7 @@ def finetune_checkpoint(
     Raises:
         RetrofitError: The message says what. What the run had kept is still there.
     """
-    # A new last layer is drawn below, from the seed.
-    opened = open_model(path, replace(model, num_classes=None))
+    opened = open_model(path, with_own_head(path, model))
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
     min_batch = 1 if config.bn_stats == "frozen" else 2
     source = data.source(opened.preprocessing, min_batch)
@@ -143,6 +146,7 @@ def finetune_checkpoint(
         if classes is not None and classes != classes_of(network, example):
             head = replace_head(network, example, classes, config.seed)
             opened = replace(opened, num_classes=classes)
+            _check_heads(network, opened)
             notes.append(f"'{head}' is a new layer of {classes} outputs")
         labels = labels_for(given.classes, classes_of(network, example))
         samples = given if labels is None else given.relabelled(labels)
@@ -158,7 +162,7 @@ def finetune_checkpoint(
         record = samples.record()
         keeper = RunFolder(
             run.folder,
-            _settings(opened, config, source, record, ranks=process_rank()[1]),
+            _settings(opened, config, source, record, rate_found=run.find_rate, ranks=process_rank()[1]),
             _describer(opened, config, source.preprocessing, record),
             run.save_steps,
             writes=process_rank()[0] == 0,
@@ -179,8 +183,43 @@ def finetune_checkpoint(
     return Finetuned(str(opened.name), results, source.preprocessing, record, run.folder, rates, tuple(notes))
 
 
+def with_own_head(path: Path | None, model: ModelChoice) -> ModelChoice:
+    """The choice by which a model is opened that may get a new last layer.
+
+    timm gives its pretrained networks new heads itself, also those with two of them; all others keep the head of their
+    weights until it is replaced.
+    """
+    library = None if path is not None or model.name is None else parse_model(model.name).library
+    return model if library == "timm" else replace(model, num_classes=None)
+
+
+def _check_heads(network: nn.Module, opened: Opened) -> None:
+    """See that a network with a new head is what its library makes for so many classes.
+
+    Raises:
+        UsageError: It has other heads beside the new one.
+    """
+    if opened.name.library not in ("torchvision", "timm"):
+        return
+    tensors = network.state_dict()
+    stock = architecture(ModelChoice(str(opened.name), None, opened.num_classes)).model.state_dict()
+    names = [name for name, each in stock.items() if name in tensors and tensors[name].shape != each.shape]
+    if names:
+        raise UsageError(
+            f"the network has other heads beside the new one: {', '.join(names[:4])}",
+            where=str(opened.name),
+            remedy="give it new heads by its own library first",
+        )
+
+
 def _settings(
-    opened: Opened, config: TrainingConfig, source: TrainingSource, record: dict[str, Any], *, ranks: int
+    opened: Opened,
+    config: TrainingConfig,
+    source: TrainingSource,
+    record: dict[str, Any],
+    *,
+    rate_found: bool,
+    ranks: int,
 ) -> dict[str, Any]:
     """All that the weights depend on; not where things are, nor how many processes decode."""
     checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
@@ -193,6 +232,7 @@ def _settings(
         "aug": source.aug,
         "data": record,
         "ranks": ranks,
+        "rate_found": rate_found,
     }
     # As they are read again: JSON has lists alone.
     told: dict[str, Any] = json.loads(json.dumps(settings))

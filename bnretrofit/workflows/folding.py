@@ -25,6 +25,8 @@ from bnretrofit.workflows.written import Changes
 __all__ = ["FoldChoice", "Folded", "fold_checkpoint"]
 
 RECALIBRATION_IMAGES = 1000
+UNLIKELY = 100.0
+"""A tenth of what is refused: a norm of weight 1 reaches 316 where its running variance is nought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def fold_checkpoint(
             raise failed("the folded model is not the same function", report)
         pending.publish()
     notes = (*opened.notes, *splits, *(() if batches is None else notes_on(batches)))
+    # A network's own norms may scale as they please; an inserted one begins at 1.
+    notes = notes if opened.plan is None else (*notes, *_unlikely(folded.plan))
     return Folded(folded.plan, name, compared, output, notes, measured, new_keys(changes, opened.changes))
 
 
@@ -133,6 +137,15 @@ def _recalibrated(network: nn.Module, images: ImageChoice, folder: Path, preproc
     chosen = replace(images, folder=folder, num_images=None)
     files = find_images(folder, images.max_bad_images).sampled(RECALIBRATION_IMAGES, images.seed)
     return recalibrate(network, batches_of(chosen, preprocessing, files))
+
+
+def _unlikely(plan: FoldPlan) -> tuple[str, ...]:
+    """What is told of a scale that is below the limit and yet unlikely."""
+    scales = plan.scales
+    if scales is None or scales.largest <= UNLIKELY:
+        return ()
+    found = f"'{scales.norm}' scales a channel by {scales.largest:.0f}: if its running variance lags behind the weights"
+    return (f"{found}, the network knows little, and --recalibrate DATA measures it again",)
 
 
 def _compared(network: nn.Module, folded: FoldedModel, example: Tensor, batches: ImageBatches | None) -> Compared:

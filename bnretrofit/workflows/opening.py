@@ -186,7 +186,10 @@ def _pretrained(choice: ModelChoice) -> Opened:
     if choice.name is None:
         raise UsageError("no model was named", remedy="pass -m MODEL")
     name = parse_model(choice.name)
-    built = build(name, weights=choice.weights, num_classes=choice.num_classes, trust_code=choice.trust_code)
+    # A library draws a new head where the weights have none of that size: always the same one.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build(name, weights=choice.weights, num_classes=choice.num_classes, trust_code=choice.trust_code)
     notes = (name.note,) if name.note else ()
     opened = Opened(built.model, name, built.preprocessing, num_classes=choice.num_classes, notes=notes)
     return part_of(opened, choice.submodule)

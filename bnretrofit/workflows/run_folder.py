@@ -74,9 +74,7 @@ class RunFolder:
         if not path.is_file():
             return None
         found = read(path)
-        header = found.header
-        if header is None or header.get("stage") != "state of a run":
-            raise InputRejectedError("this is no state of a run", where=str(path))
+        header = _as_state(path, found.header)
         changed = differing(header["settings"], self.settings)
         if changed:
             raise UsageError(
@@ -144,8 +142,20 @@ def opened_run(path: Path, *, resume: bool) -> None:
 
 def rate_of(path: Path) -> float | None:
     """The learning rate of the run that a folder holds; None where none has begun."""
-    header = read_header(path / STATE) if (path / STATE).is_file() else None
-    return None if header is None else float(header["settings"]["config"]["lr"])
+    if not (path / STATE).is_file():
+        return None
+    return float(_as_state(path / STATE, read_header(path / STATE))["settings"]["config"]["lr"])
+
+
+def _as_state(path: Path, header: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The header of a run's state.
+
+    Raises:
+        InputRejectedError: It is none.
+    """
+    if header is None or header.get("stage") != "state of a run":
+        raise InputRejectedError("this is no state of a run", where=str(path))
+    return header
 
 
 def write_text(path: Path, text: str) -> None:

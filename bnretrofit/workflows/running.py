@@ -10,7 +10,7 @@ from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training_data.folders import taken_apart
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
-from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
+from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint, with_own_head
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
@@ -75,6 +75,8 @@ def run_checkpoint(
     if not Path(data.root).is_dir():
         remedy = "retrofit on a folder first, then finetune the result on the stream"
         raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
+    # The folder as it was given, too: what is put among the splits would not be a split.
+    check_apart(run.folder, data.root, data.val)
     # Statistics are measured on what is trained on alone.
     root, val = taken_apart(Path(data.root), None if data.val is None else Path(data.val))
     data = replace(data, root=str(root), val=None if val is None else str(val))
@@ -97,7 +99,7 @@ def run_checkpoint(
         tell("step 1 of 3: retrofit")
         images = replace(data.images, folder=Path(data.root), num_images=1000)
         made = retrofit_checkpoint(
-            path, replace(model, num_classes=None), images, plan, retrofitted, device=run.device or "cpu"
+            path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
         )
         for text in made.notes:
             tell(text)

@@ -87,10 +87,10 @@ def test_the_best_weights_fold_into_the_stock_architecture(bn: Path, labelled: P
     assert before == after
 
 
-def killed(bn: Path, labelled: Path, output: Path, ready: int) -> None:
+def killed(bn: Path, labelled: Path, output: Path, ready: int, *more: object) -> None:
     """A run that is ended by SIGKILL once so many epochs are in its table."""
     data = ("-d", labelled / "train", "--val", labelled / "val", "-o", output, "--save-steps", 1)
-    command = [sys.executable, "-m", "cli", "finetune", bn, "--trust-code", *data, *EPOCHS]
+    command = [sys.executable, "-m", "cli", "finetune", bn, "--trust-code", *data, *EPOCHS, *more]
     with subprocess.Popen(
         list(map(str, command)), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -285,7 +285,11 @@ def test_a_stream_is_refused_by_run(place: Place) -> None:
 
 
 def test_tensorboard_shows_each_epoch_once_also_of_a_run_gone_on_with(bn: Path, labelled: Path, tmp_path: Path) -> None:
-    killed(bn, labelled, tmp_path / "run", 2)
+    killed(bn, labelled, tmp_path / "run", 2, "--tensorboard")
+    before = len(list((tmp_path / "run" / "tensorboard").iterdir()))
+    refused = finetune(bn, labelled, tmp_path / "run", "--lr", 0.5, "--resume", "--tensorboard")
+    # What is refused changes nothing of what was shown.
+    assert (refused.code, len(list((tmp_path / "run" / "tensorboard").iterdir()))) == (2, before)
     again = finetune(bn, labelled, tmp_path / "run", "--save-steps", 1, "--resume", "--tensorboard")
     assert again.code == 0, again.err
     found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -299,6 +303,11 @@ def test_tensorboard_shows_each_epoch_once_also_of_a_run_gone_on_with(bn: Path, 
 def test_a_rate_that_was_found_is_kept(bn: Path, labelled: Path, tmp_path: Path) -> None:
     begun = finetune(bn, labelled, tmp_path / "run", "--lr", "auto", "--epochs", 1)
     assert "found by a range test" in begun.out, begun.err
+    rate = begun.out.split("learning rate")[1].split()[0].rstrip(",")
     again = finetune(bn, labelled, tmp_path / "run", "--lr", "auto", "--epochs", 1, "--resume")
     assert again.code == 0, again.err
     assert "range test" not in again.out
+    assert f"the learning rate that it has found, {rate}" in again.err
+    # A rate that was given is no rate that was found.
+    other = finetune(bn, labelled, tmp_path / "run", "--lr", rate, "--epochs", 1, "--resume")
+    assert other.code == 2

@@ -143,6 +143,17 @@ def test_a_scale_beyond_the_limit_is_refused_unless_forced(small: Path, place: P
     assert run(*command, "--force").code == 0
 
 
+def test_an_unlikely_scale_below_the_limit_is_told(small: Path, place: Place) -> None:
+    def strengthen(tensors: dict[str, Tensor]) -> None:
+        tensors["2.norm.weight"] *= 200
+
+    for change, told in ((strengthen, True), (dict, False)):
+        trained = rewrite(small, place.folder / "trained.safetensors", change)
+        done = run("fold", trained, "--trust-code", "-o", place.out / "folded.safetensors", "--overwrite")
+        assert done.code == 0, done.err
+        assert any("'2.norm' scales a channel by 200" in text for text in done.notes) is told
+
+
 def test_own_norms_under_the_names_of_inserted_ones_are_told_apart(place: Place) -> None:
     checkpoint = save_state(place.folder / "own.pth", factories.blocks())
     done = run("fold", checkpoint, "-m", factory("blocks"), "--trust-code", "-o", place.out / "folded.safetensors")

@@ -32,8 +32,7 @@ def test_a_rate_trains_within_a_point_of_the_plain_network_s_best() -> None:
 
 def test_a_rate_of_which_one_seed_diverges_does_not_train() -> None:
     assert not grid().trains(PLAIN, 0.03)
-    assert spread({0: 0.8, 1: None}) == "80.00 (80.00 to 80.00, 1 diverged)"
-    assert spread({0: None}) == "diverged"
+    assert spread({0: 0.8, 1: None}) == "diverged in 1 of 2"
 
 
 def test_the_gap_is_taken_seed_by_seed() -> None:
@@ -56,6 +55,13 @@ def test_fewer_seeds_are_shown_and_decide_nothing() -> None:
     assert (found.best_rate(PLAIN), found.largest_rate(NORMS)) == (0.01, 0.1)
     assert found.steps_to_best() == (390, 0.1, mean({0: 0.83, 1: 0.84}))
     assert spread(found.cells[NORMS, 1.0]) == "99.00 (one seed)"
+
+
+def test_a_rate_with_fewer_seeds_is_no_bound_and_more_seeds_do_not_outvote() -> None:
+    known = runs(PLAIN, 0.01, [0.80, 0.82]) | runs(PLAIN, 0.03, [0.1]) | runs(NORMS, 0.3, [0.801, 0.8, 0.9])
+    (found,) = grids(known)
+    assert (found.seeds, found.bounded(PLAIN), found.largest_rate(NORMS)) == (2, False, 0.3)
+    assert found.mean(found.cells[NORMS, 0.3]) == pytest.approx(0.8005)
 
 
 def test_a_fold_that_changes_the_accuracy_is_counted() -> None:
