@@ -21,7 +21,7 @@ EMPTY = inspect.Parameter.empty
     ("function", "positional", "keywords"),
     [
         (make_plan, ["model", "example"], CHOICES),
-        (calibrate, ["model", "plan", "batches"], []),
+        (calibrate, ["model", "plan", "batches"], [("across_ranks", False)]),
         (insert, ["model", "plan", "stats"], [("init", "identity")]),
         (retrofit, ["model", "batches"], [("init", "identity"), *CHOICES]),
         (make_fold_plan, ["model", "example"], []),
