@@ -8,6 +8,7 @@ random besides order and augmentation: dropout, mixing, and an average of the we
 import importlib
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -91,6 +92,9 @@ def killing(command: Command) -> Callable[[Path], Work]:
     """What a worker does: run the command, kill it, run it again, and compare."""
 
     def begin(place: Path) -> Work:
+        # Training maps more than the room of a worker that reads files, and would abort now and then.
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         # Its watching thread would be the second one of a process that is to be forked.
         tqdm.monitor_interval = 0
         if command is finetune:

@@ -40,7 +40,8 @@ def work_through(
     os.dup2(os.open(os.devnull, os.O_RDWR), 2)
     os.dup2(2, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
+    # The soft limit: what needs more room lifts it.
+    resource.setrlimit(resource.RLIMIT_AS, (ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
     try:
         work = begin(folder)
     except BaseException:  # noqa: BLE001 - told to the parent, whatever it is
