@@ -165,6 +165,10 @@ class Tally:
     def total(self, kinds: Iterable[str]) -> int:
         return sum(self.kinds[kind] for kind in kinds)
 
+    def beyond(self, good: Iterable[str]) -> dict[str, Any]:
+        """The record of a section in which all but these kinds are faults."""
+        return {"tried": self.tried, "faults": self.tried - self.total(good), **self.document()}
+
     def document(self) -> dict[str, Any]:
         examples = {kind: notes[:10] for kind, notes in self.examples.items()}
         return {"kinds": dict(self.kinds), "examples": examples, "most_mib": self.most >> 20}

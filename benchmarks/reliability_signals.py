@@ -38,12 +38,7 @@ def signals(count: int, jobs: int) -> dict[str, Any]:
     """Signals at random points of the command."""
     ours = Tally(findings(interrupting(retrofit), range(count), jobs=jobs, seconds=60), GOOD)
     theirs = Tally(findings(interrupting(careless), range(max(count // 10, 4)), jobs=jobs, seconds=60), GOOD)
-    return {
-        "tried": ours.tried,
-        "faults": ours.tried - ours.total(GOOD),
-        **ours.document(),
-        "control": {"tried": theirs.tried, "faults": theirs.tried - theirs.total(GOOD), **theirs.document()},
-    }
+    return {**ours.beyond(GOOD), "control": theirs.beyond(GOOD)}
 
 
 def retrofit(output: Path, workers: int) -> None:

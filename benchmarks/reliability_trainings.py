@@ -51,12 +51,7 @@ def trainings(count: int, jobs: int) -> dict[str, Any]:
     """Kills at random points of a run, and its end when it is resumed."""
     ours = Tally(findings(killing(finetune), range(count), jobs=jobs, seconds=600), GOOD)
     theirs = Tally(findings(killing(careless), range(max(count // 5, 4)), jobs=jobs, seconds=60), GOOD)
-    return {
-        "tried": ours.tried,
-        "faults": ours.tried - ours.total(GOOD),
-        **ours.document(),
-        "control": {"tried": theirs.tried, "faults": theirs.tried - theirs.total(GOOD), **theirs.document()},
-    }
+    return {**ours.beyond(GOOD), "control": theirs.beyond(GOOD)}
 
 
 def finetune(folder: Path, options: tuple[str, ...], workers: int) -> None:

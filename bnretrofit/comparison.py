@@ -1,12 +1,22 @@
 """Report: what verification found, as data, text and JSON; and the tolerances, all named here."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["TOLERANCES", "Report", "Tolerance", "tolerance_for"]
+__all__ = ["TOLERANCES", "Report", "Tolerance", "report_document", "tolerance_for"]
+
+
+def report_document(report: Any) -> dict[str, Any]:
+    """A report's fields as a JSON document; a figure that is not finite becomes its name as a string."""
+    document = dataclasses.asdict(report)
+    for name, value in document.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            document[name] = str(value)
+    return {**document, "notes": list(report.notes)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +100,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON document; a figure that is not finite becomes its name as a string."""
-        document = dataclasses.asdict(self)
-        for name, value in document.items():
-            if isinstance(value, float) and value - value != 0:
-                document[name] = str(value)
-        return {**document, "notes": list(self.notes)}
+        return report_document(self)
 
     def __str__(self) -> str:
         verdict = "PASSED" if self.passed else "FAILED"

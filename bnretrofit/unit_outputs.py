@@ -1,6 +1,5 @@
 """model with standardised norms + batches -> UnitOutputs: does every norm put out mean 0 and variance 1?"""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from bnretrofit.affine import affine_of, fixed_norm
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors, sample_count, taken
+from bnretrofit.comparison import report_document
 from bnretrofit.copies import share_copy
 from bnretrofit.moments import ChannelStats, PassMoments
 from bnretrofit.norms import ChannelsLastBatchNorm1d
@@ -64,11 +64,7 @@ class UnitOutputs:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; a figure that is not finite becomes its name as a string."""
-        document = dataclasses.asdict(self)
-        for name, value in document.items():
-            if isinstance(value, float) and value - value != 0:
-                document[name] = str(value)
-        return {**document, "notes": list(self.notes), "equality_claimed": False}
+        return {**report_document(self), "equality_claimed": False}
 
     def __str__(self) -> str:
         shares = f"{self.norms} norms ({self.channels} channels) on {self.samples} samples"

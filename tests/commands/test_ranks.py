@@ -13,12 +13,12 @@ from tests.commands.running import ROOT, environment, factory, header_of, run, s
 from tests.commands.test_finetune import EPOCHS, draw_classes
 
 BOUND = 1e-6
-"""Of losses, relative: gradients are float32, and added up in another order."""
+"""Of losses and weights: gradients are float32, and added up in another order."""
 
 
 @pytest.fixture(scope="module")
 def two_ways(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of a run of two ranks and of a run of one, which takes the same global batches."""
+    """The folders of a run of one rank and of a run of two with the same global batches; beside them is `half`."""
     folder = tmp_path_factory.mktemp("ranks")
     draw_classes(folder / "train", each=16)
     draw_classes(folder / "val", each=5)
@@ -30,6 +30,8 @@ def two_ways(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     given = ("finetune", bn, "--trust-code", "-d", folder / "train", "--val", folder / "val", *EPOCHS)
     one = run(*given, "-o", folder / "one", "--grad-accum-steps", 2)
     assert one.code == 0, one.err
+    half = run(*given, "-o", folder / "half")
+    assert half.code == 0, half.err
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--module", "cli")
     command = [*map(str, (*launch, *given, "-o", folder / "two"))]
     two = subprocess.run(
@@ -54,10 +56,17 @@ def test_two_ranks_lose_what_one_loses(two_ways: tuple[Path, Path]) -> None:
         assert together == pytest.approx(alone, rel=BOUND)
 
 
+def test_a_rank_whose_gradients_were_lost_would_be_seen(two_ways: tuple[Path, Path]) -> None:
+    one, half = losses(two_ways[0]), losses(two_ways[0].parent / "half")
+    assert half[-1] != pytest.approx(one[-1], rel=100 * BOUND)
+    last, other = (tensors_of(folder / "last.safetensors") for folder in (two_ways[0], two_ways[0].parent / "half"))
+    assert any((last[name] - other[name]).abs().max() > 100 * BOUND for name in last if last[name].is_floating_point())
+
+
 def test_two_ranks_end_with_the_same_network(two_ways: tuple[Path, Path]) -> None:
     one, two = (tensors_of(folder / "last.safetensors") for folder in two_ways)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(two[name], tensor, rtol=BOUND, atol=BOUND, msg=name)
     kinds = [header_of(folder / "last.safetensors")["stage"] for folder in two_ways]
     assert kinds == ["finetuned", "finetuned"]
