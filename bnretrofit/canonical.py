@@ -5,7 +5,7 @@ beside them, whose effective tensors then stand in the list.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -50,12 +50,14 @@ class Step:
         owner: The module that made it.
         arguments: An earlier step or an input by number, a tensor, or a constant, each.
         layout: How the arguments are arranged.
+        result: The call that gives its result: its own, or that of the norm after it which was dropped or absorbed.
     """
 
     op: str
     owner: str
     arguments: list[Any]
     layout: Any
+    result: fx.Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class _Absorbed:
         dropped: Calls of norms; what they read stands for their results.
         after: Calls of layers, each with the norm after it.
         before: Calls of layers, each with the map on their input.
+        arrived: Those of the dropped that a layer further on takes up: until there, results are without them.
         wanted: Whether layers are listed with their effective tensors at all.
     """
 
     dropped: set[fx.Node]
     after: dict[fx.Node, fx.Node] = field(default_factory=dict)
     before: dict[fx.Node, Affine] = field(default_factory=dict)
+    arrived: frozenset[fx.Node] = frozenset()
     wanted: bool = False
 
 
@@ -98,7 +102,8 @@ def absorbed_steps(graph: Graph) -> list[Step]:
     forward = forward_norms(graph, rest, unabsorbable)
     arrived = {norm for norm, place in forward.places.items() if isinstance(place, Arrival)}
     after = {call: norm for norm, call in backward.items()}
-    return _steps(graph, _Absorbed({*gone, *backward, *arrived}, after, forward.before, wanted=True))
+    dropped = {*gone, *backward, *arrived}
+    return _steps(graph, _Absorbed(dropped, after, forward.before, frozenset(arrived), wanted=True))
 
 
 def _always_has(graph: Graph, call: fx.Node, norm: str, found: Mapping[fx.Node, fx.Node]) -> bool:
@@ -118,6 +123,9 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
             if _is_silent(graph, node, absorbed, owners_dropped):
                 first = node.all_input_nodes[0]
                 alias[node] = alias.get(first, first)
+                kind, number = index.get(alias[node], ("", 0))
+                if kind == "step" and node in absorbed.dropped - absorbed.arrived:
+                    steps[number] = replace(steps[number], result=node)
                 continue
             index[node] = ("step", len(steps))
         arguments, layout = tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
@@ -127,7 +135,7 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
         if absorbed.wanted and op_of(node) in LAYER_OPS:
             step_arguments, layout = _layer_arguments(graph, node, absorbed, step_arguments, layout)
         op = op_of(node) if node.op == "call_function" else "output"
-        steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout))
+        steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout, node))
     return steps
 
 

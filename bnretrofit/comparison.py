@@ -7,16 +7,23 @@ from typing import Any
 
 import torch
 
-__all__ = ["TOLERANCES", "Report", "Tolerance", "report_document", "tolerance_for"]
+from bnretrofit.findings import BatchDrift, LayerError, Tried
+
+__all__ = ["TOLERANCES", "Report", "Tolerance", "report_document", "tolerance_between", "tolerance_for"]
 
 
 def report_document(report: Any) -> dict[str, Any]:
     """A report's fields as a JSON document; a figure that is not finite becomes its name as a string."""
-    document = dataclasses.asdict(report)
-    for name, value in document.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            document[name] = str(value)
-    return {**document, "notes": list(report.notes)}
+    document: dict[str, Any] = _finite(dataclasses.asdict(report))
+    return document
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Tolerance:
     Attributes:
         rtol: Output error relative to the largest output magnitude of the same sample.
         atol: Output error that is always allowed, in the output's unit.
-        tensor: Error of an effective weight relative to the largest element of its tensor.
+        tensor: Error of an effective tensor, as `weights.weight_error` measures it.
     """
 
     rtol: float
@@ -42,14 +49,23 @@ TOLERANCES: dict[torch.dtype, Tolerance] = {
     torch.float32: Tolerance(rtol=1e-4, atol=1e-6, tensor=1e-4),
     # Unit of rounding 4.9e-4, and about ten layers' worth of it.
     torch.float16: Tolerance(rtol=1e-2, atol=1e-4, tensor=2e-3),
-    # Unit of rounding 2e-3, and about ten layers' worth of it; a weight off by 1 % is more than three.
-    torch.bfloat16: Tolerance(rtol=5e-2, atol=1e-3, tensor=6e-3),
+    # Unit of rounding 2e-3, and about ten layers' worth of it. A weight, a norm's weight and its variance, all rounded,
+    # make up to 7e-3 together; a weight off by 1 % is more than that.
+    torch.bfloat16: Tolerance(rtol=5e-2, atol=1e-3, tensor=8e-3),
 }
 
 
 def tolerance_for(dtype: torch.dtype) -> Tolerance:
     """The tolerance for models of a dtype; float32's for dtypes that are not named."""
     return TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+
+
+def tolerance_between(a: torch.dtype, b: torch.dtype, rtol: float | None, atol: float | None) -> Tolerance:
+    """The tolerance for two models: the coarser dtype's, with what was asked for in its place."""
+    coarser = max(tolerance_for(a), tolerance_for(b), key=lambda tolerance: tolerance.rtol)
+    return Tolerance(
+        coarser.rtol if rtol is None else rtol, coarser.atol if atol is None else atol, tensor=coarser.tensor
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +93,11 @@ class Report:
         tensor_error: Largest relative difference of (effective) tensors, where the operators agree.
         reason: Why it failed; None if it passed.
         notes: What could not be checked.
+        floor: Relative error of the first model's own precision against float64, on some samples; None if not measured.
+        tried: What each kind of input showed. The errors above are of given and random ones alone: one in the output's
+            unit says little of an input of a million. All kinds count for the verdicts and `required_rtol`.
+        layers: How far the models have parted at each layer; None where it was not asked for.
+        drift: What batch statistics do to the second model's outputs, by batch size; empty where it was not asked for.
     """
 
     passed: bool
@@ -97,6 +118,15 @@ class Report:
     tensor_error: float | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    floor: float | None = None
+    tried: tuple[Tried, ...] = ()
+    layers: tuple[LayerError, ...] | None = None
+    drift: tuple[BatchDrift, ...] = ()
+
+    @property
+    def first_divergent(self) -> LayerError | None:
+        """The first layer at which the models part by more than rounding, where layers were compared."""
+        return next((layer for layer in self.layers or () if layer.diverges), None)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON document; a figure that is not finite becomes its name as a string."""
@@ -114,13 +144,34 @@ class Report:
             f"  error       {error}; 99 % of samples below {self.p99_abs_error:.3g}",
             f"  tolerance   {allowed}",
         ]
+        if self.floor is not None:
+            lines.append(
+                f"  floor       {self.floor:.3g}, relative: what rounding does to the first model, against float64"
+            )
+        extremes = [tried for tried in self.tried if tried.kind not in ("given", "random")]
+        if extremes:
+            lines.append(f"  extremes    {', '.join(map(_shown, extremes))}")
         if self.top1_agreement is not None:
             lines.append(f"  top-1       {100 * self.top1_agreement:.2f} % of the samples agree")
         if self.difference is not None:
             lines.append(f"  difference  {self.difference}")
         if self.layer:
             lines.append(f"  layer       {self.layer}")
+        if self.layers is not None:
+            first = self.first_divergent
+            found = "none beyond rounding" if first is None else f"from {first.layer} on"
+            lines.append(f"  divergence  {found}; {len(self.layers)} layers compared")
+        lines += [
+            f"  drift       with batch statistics the second model's outputs move by {drift}" for drift in self.drift
+        ]
         if self.reason is not None:
             lines.append(f"  reason      {self.reason}")
         lines += [f"  note        {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _shown(tried: Tried) -> str:
+    if not tried.finite:
+        return f"{tried.kind} not finite"
+    rounding = f" (rounding alone: {tried.floor:.3g})" if tried.excused and tried.floor is not None else ""
+    return f"{tried.kind} {tried.max_rel_error:.3g}{rounding}"

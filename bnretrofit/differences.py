@@ -87,6 +87,29 @@ class Differences:
         self.required = max(self.required, float(torch.where(beyond == 0, 0.0, beyond / scale).max()))
         self.sample_errors.append(largest.cpu())
 
+    @property
+    def same_bits(self) -> bool:
+        """Whether all outputs were equal, bit for bit, and finite."""
+        return self.bit_identical and self.problem is None and not self.nan
+
+    @staticmethod
+    def joined(parts: Sequence["Differences"], atol: float) -> "Differences":
+        """All that several have gathered, as one."""
+        return Differences(
+            atol,
+            all(part.bit_identical for part in parts),
+            max((part.max_abs for part in parts), default=0.0),
+            sum(part.total for part in parts),
+            sum(part.elements for part in parts),
+            max((part.max_rel for part in parts), default=0.0),
+            max((part.required for part in parts), default=0.0),
+            [errors for part in parts for errors in part.sample_errors],
+            sum(part.agreed for part in parts),
+            sum(part.ranked for part in parts),
+            any(part.nan for part in parts),
+            next((part.problem for part in parts if part.problem is not None), None),
+        )
+
     def rank(self, a: Tensor, b: Tensor) -> None:
         """Count the samples on which two (N, K) outputs have the same largest entry."""
         if a.shape == b.shape:

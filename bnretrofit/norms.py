@@ -11,6 +11,7 @@ __all__ = [
     "is_fixed_norm",
     "is_frozen_norm",
     "norm_for",
+    "running_norms",
     "without_norm",
 ]
 
@@ -60,6 +61,15 @@ def is_fixed_norm(module: nn.Module) -> bool:
     Stock BatchNorms and our channels-last one, timm's with an activation, torchvision's and timm's frozen ones.
     """
     return type(module) in _STOCK or _is_library(module, (*_WITH_ACTIVATION, *_FROZEN))
+
+
+def running_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The norms that use batch statistics in training and track running ones."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if is_fixed_norm(module) and not is_frozen_norm(module) and getattr(module, "running_var", None) is not None
+    }
 
 
 def is_frozen_norm(module: nn.Module) -> bool:

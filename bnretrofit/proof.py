@@ -9,7 +9,7 @@ compared.
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,27 @@ from bnretrofit.capture import Graph, op_of
 from bnretrofit.subgraphs import all_calls, body_of, described
 from bnretrofit.weights import Weight, weight_error
 
-__all__ = ["GraphComparison", "compare_graphs", "compare_without", "prove", "unprovable"]
+__all__ = ["GraphComparison", "TensorError", "compare_graphs", "compare_without", "prove", "unprovable"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """A tensor that differs.
+
+    Attributes:
+        name: Its name in the second model.
+        layer: The module that reads it.
+        error: See `weights.weight_error`.
+    """
+
+    name: str
+    layer: str
+    error: float
+
+    def __str__(self) -> str:
+        if self.error == math.inf:
+            return f"the tensor {self.name} has another shape, dtype or memory layout"
+        return f"the tensor {self.name} differs by {self.error:.3g}, relative to its elements"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +52,8 @@ class GraphComparison:
         same_tensors: All tensors they read are equal, too.
         difference: The first thing that differs, as a sentence.
         layer: The module it belongs to, by its name in the second model.
-        tensor_error: Largest difference of a tensor's element, relative to the largest element of its tensor.
+        tensor_error: Largest difference of a tensor's element, as `weights.weight_error` measures it.
+        errors: All tensors that differ, in the order in which they are read.
     """
 
     same_operators: bool
@@ -40,6 +61,12 @@ class GraphComparison:
     difference: str | None = None
     layer: str | None = None
     tensor_error: float = 0.0
+    errors: tuple[TensorError, ...] = ()
+
+    def told(self, tolerance: float) -> "GraphComparison":
+        """With the first tensor that differs by more than this as the difference, instead of the largest."""
+        first = next((error for error in self.errors if not error.error <= tolerance), None)
+        return self if first is None else replace(self, difference=str(first), layer=first.layer)
 
 
 _RANDOM_OPS = re.compile(r"aten\.(rand|bernoulli|multinomial|normal|poisson|exponential|uniform|native_dropout|rrelu)")
@@ -140,25 +167,17 @@ def _shown(argument: Any) -> str:
 
 
 def _compare_tensors(pairs: list[tuple[Weight, Weight, str]], *, exact: bool) -> GraphComparison:
-    worst, worst_name, worst_layer = 0.0, "", ""
-    for mine, other, owner in pairs:
-        error = weight_error(mine, other, exact=exact)
-        if not error <= worst:
-            worst, worst_name, worst_layer = error, other.name, owner
-            if not math.isfinite(error):
-                break
-    if worst == 0.0:
+    found = ((other.name, owner, weight_error(mine, other, exact=exact)) for mine, other, owner in pairs)
+    errors = tuple(TensorError(name, owner, error) for name, owner, error in found if error != 0)
+    if not errors:
         return GraphComparison(same_operators=True, same_tensors=True)
+    # No order is said of NaN: one stands for the whole.
+    worst = next((error for error in errors if math.isnan(error.error)), max(errors, key=lambda error: error.error))
     return GraphComparison(
         same_operators=True,
         same_tensors=False,
-        difference=_tensor_difference(worst_name, worst),
-        layer=worst_layer,
-        tensor_error=worst,
+        difference=str(worst),
+        layer=worst.layer,
+        tensor_error=worst.error,
+        errors=errors,
     )
-
-
-def _tensor_difference(name: str, error: float) -> str:
-    if error == float("inf"):
-        return f"the tensor {name} has another shape, dtype or memory layout"
-    return f"the tensor {name} differs by {error:.3g} of its largest element"

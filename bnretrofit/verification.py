@@ -1,32 +1,71 @@
 """Two models and batches -> Report: are they the same function?"""
 
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from bnretrofit.batches import Batch, as_call, device_of, dtype_of, map_tensors, sample_count, taken
-from bnretrofit.capture import Graph, capture
-from bnretrofit.comparison import Report, tolerance_for
+from bnretrofit.batches import Batch, dtype_of, sample_count, taken
+from bnretrofit.capture import Graph
+from bnretrofit.comparison import Report, tolerance_between
 from bnretrofit.copies import share_copy
-from bnretrofit.differences import Accuracy, Differences
-from bnretrofit.errors import InputRejectedError
-from bnretrofit.proof import GraphComparison, compare_graphs, prove, unprovable
+from bnretrofit.differences import Accuracy
+from bnretrofit.findings import BatchDrift, LayerError
+from bnretrofit.proof import GraphComparison
+from bnretrofit.trials.alignment import align
+from bnretrofit.trials.drift import DRIFT_SIZES, drift_by_batch_size
+from bnretrofit.trials.graphs import GraphsCompared
+from bnretrofit.trials.layers import LayerErrors
+from bnretrofit.trials.pairing import paired_points
+from bnretrofit.trials.running import Models, inputs_for, outputs_of, ranked
+from bnretrofit.trials.training_settings import training_difference
+from bnretrofit.trials.trying import USUAL, Trials
 
-__all__ = ["verify", "verify_labelled"]
+__all__ = ["NO_MORE", "Checks", "verify", "verify_labelled"]
 
-RANDOM_SAMPLES = 4
-RANDOM_SEED = 20150211
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What a verification is to do besides comparing graphs and outputs.
+
+    Attributes:
+        rtol: See `verify`.
+        atol: See `verify`.
+        floor: Measure what rounding does to the reference itself, which takes a copy of it in float64. Without, that
+            is measured only where an extreme input is beyond the tolerance.
+        per_layer: Compare at each layer.
+        adversarial_steps: Of gradient ascent on the difference; 0 for none.
+        training: Look at training mode too: what batch statistics do to the second model's outputs, and whether norms
+            that both models have would train alike.
+        worst: Gathers for each kind of input the sample with the largest error; None to keep none.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    floor: bool = False
+    per_layer: bool = False
+    adversarial_steps: int = 0
+    training: bool = False
+    worst: dict[str, Batch] | None = None
+
+
+NO_MORE = Checks()
 
 
 def verify(
-    a: nn.Module, b: nn.Module, batches: Iterable[Batch], *, rtol: float | None = None, atol: float | None = None
+    a: nn.Module,
+    b: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    per_layer: bool = False,
+    adversarial_steps: int = 0,
+    training: bool = False,
 ) -> Report:
-    """Compare two models: by their captured graphs, on the given batches, and on random inputs.
+    """Compare two models: by their captured graphs, on the given batches, and on random and extreme inputs.
 
     Both run in eval mode; neither is changed.
 
@@ -35,8 +74,12 @@ def verify(
         b: The model to judge.
         batches: What both are run on, at least one batch.
         rtol: Allowed output error relative to the largest output magnitude of the same sample; None takes
-            `comparison.TOLERANCES` for the models' dtype.
+            `comparison.TOLERANCES` for the models' dtype, the coarser one's if they have two.
         atol: Allowed output error in the output's unit; None likewise.
+        per_layer: Compare what each layer gives, too.
+        adversarial_steps: Search the worst input by so many steps of gradient ascent on the difference.
+        training: Measure how far batch statistics move the second model's outputs, by batch size, and look whether
+            norms that both models have would train alike.
 
     Returns:
         The report; it never raises because the models differ.
@@ -44,16 +87,16 @@ def verify(
     Raises:
         InputRejectedError: There is no batch, or a model does not take it.
     """
-    return verify_labelled(a, b, batches, rtol=rtol, atol=atol)
+    checks = Checks(rtol, atol, floor=True, per_layer=per_layer, adversarial_steps=adversarial_steps, training=training)
+    return verify_labelled(a, b, batches, checks)
 
 
 def verify_labelled(
     a: nn.Module,
     b: nn.Module,
     batches: Iterable[Batch],
+    checks: Checks = NO_MORE,
     *,
-    rtol: float | None = None,
-    atol: float | None = None,
     accuracy: Accuracy | None = None,
     graphs: tuple[Graph, Graph] | None = None,
     example: Batch | None = None,
@@ -64,141 +107,100 @@ def verify_labelled(
         a: The reference.
         b: The model to judge.
         batches: What both are run on.
-        rtol: See `verify`.
-        atol: See `verify`.
+        checks: What to do besides.
         accuracy: Counts top-1 hits on the way.
         graphs: Both models' graphs, if they are at hand.
-        example: A batch by whose shape random inputs are made; with one, `batches` may be empty.
+        example: A batch by whose shape other inputs are made; with one, `batches` may be empty.
     """
-    tolerance = tolerance_for(dtype_of(a))
-    rtol, atol = tolerance.rtol if rtol is None else rtol, tolerance.atol if atol is None else atol
-    models = share_copy(a, buffers=False).eval(), share_copy(b, buffers=False).eval()
+    models = align((share_copy(a, buffers=False).eval(), share_copy(b, buffers=False).eval()))
+    tolerance = tolerance_between(dtype_of(a), dtype_of(b), checks.rtol, checks.atol)
+    trials = Trials(models, tolerance, keep_worst=checks.worst is not None)
     iterator = iter(batches) if example is not None else taken(batches, "verify")
     first = [] if example is not None else [next(iterator)]
     model_input = example if example is not None else first[0]
-    proof, comparison, notes = _compare_graphs(a, b, model_input, graphs)
-    differences, samples = Differences(atol), 0
+    compared = GraphsCompared.of(a, b, model_input, graphs)
+    layers = _layers(compared, models) if checks.per_layer else None
+    kept: list[Batch] = []
     for batch in chain(first, iterator):
-        outputs = _outputs(models, batch)
-        _add(differences, outputs)
-        samples += sample_count(batch)
-        if accuracy is not None and (pair := _ranked(outputs)) is not None:
+        outputs = outputs_of(models, batch) if layers is None else layers.run(batch)
+        trials.add("given", batch, outputs)
+        if accuracy is not None and (pair := ranked(outputs)) is not None:
             accuracy.add(pair)
-    agreement = differences.agreed / differences.ranked if differences.ranked else None
-    random = _random_like(model_input)
-    if random is None:
-        notes.append("no random inputs were tried: the model's inputs are not all floating-point tensors")
-    else:
-        _add(differences, _outputs(models, random))
-    reason = _reason(differences, comparison, rtol, tolerance.tensor)
-    shown = proof if proof.same_operators else comparison
-    bit_identical = differences.bit_identical and differences.problem is None and not differences.nan
+        if checks.training and sum(map(sample_count, kept)) < max(DRIFT_SIZES):
+            kept.append(batch)
+    trials.try_others(model_input, checks.adversarial_steps)
+    if checks.floor:
+        trials.measure_floors()
+    if checks.worst is not None:
+        checks.worst.update(trials.worst)
+    found = None if layers is None else layers.found(trials.floor, inputs_for(models, model_input)[0], tolerance.rtol)
+    report = _report(compared, trials, found, drift_by_batch_size(models[1], kept) if kept else ())
+    return _judged_in_training(report, models) if checks.training else report
+
+
+def _judged_in_training(report: Report, models: Models) -> Report:
+    differing = training_difference(*models)
+    if differing is None or not report.passed:
+        return report
+    what, layer = differing
+    return replace(report, passed=False, proved=False, reason=what, difference=what, layer=layer)
+
+
+def _layers(compared: GraphsCompared, models: Models) -> LayerErrors | None:
+    return None if compared.graphs is None else LayerErrors(models, paired_points(*compared.graphs))
+
+
+def _report(
+    compared: GraphsCompared, trials: Trials, layers: tuple[LayerError, ...] | None, drift: tuple[BatchDrift, ...]
+) -> Report:
+    usual, tried, tolerance = trials.usual, trials.found(), trials.tolerance
+    shown = compared.shown(tolerance.tensor)
+    bit_identical = all(kind.bit_identical for kind in tried if kind.finite or kind.kind in USUAL)
+    reason, nan = _reason(compared, trials), float("nan")
+    floors = [kind.floor for kind in tried if kind.kind in USUAL and kind.floor is not None]
+    samples = {kind.kind: kind.samples for kind in tried}
+    # A graph is captured at one batch size: a model that branches on it may differ at another, and then shows here.
+    proved = compared.proof.same_tensors and bit_identical
     return Report(
         passed=reason is None,
-        # A graph is captured at one batch size: a model that branches on it may differ at another, and then shows here.
-        proved=proof.same_tensors and bit_identical,
+        proved=proved,
         bit_identical=bit_identical,
-        max_abs_error=float("nan") if differences.nan else differences.max_abs,
-        mean_abs_error=float("nan") if differences.nan else differences.total / max(differences.elements, 1),
-        p99_abs_error=float(torch.cat(differences.sample_errors).quantile(0.99))
-        if differences.sample_errors
-        else float("nan"),
-        max_rel_error=float("nan") if differences.nan else differences.max_rel,
-        required_rtol=float("nan") if differences.nan or differences.problem else differences.required,
-        rtol=rtol,
-        atol=atol,
-        top1_agreement=agreement,
-        samples=samples,
-        random_samples=0 if random is None else sample_count(random),
-        difference=None if proof.same_tensors else shown.difference,
-        layer=None if proof.same_tensors else shown.layer,
-        tensor_error=comparison.tensor_error if comparison.same_operators else None,
+        max_abs_error=nan if usual.nan else usual.max_abs,
+        mean_abs_error=nan if usual.nan else usual.total / max(usual.elements, 1),
+        p99_abs_error=float(torch.cat(usual.sample_errors).quantile(0.99)) if usual.sample_errors else nan,
+        max_rel_error=nan if usual.nan else usual.max_rel,
+        required_rtol=trials.required_rtol,
+        rtol=tolerance.rtol,
+        atol=tolerance.atol,
+        top1_agreement=trials.agreement,
+        samples=samples.get("given", 0),
+        random_samples=samples.get("random", 0),
+        difference=None if compared.proof.same_tensors else shown.difference,
+        layer=None if compared.proof.same_tensors else _layer(shown, layers),
+        tensor_error=compared.absorbed.tensor_error if compared.absorbed.same_operators else None,
         reason=reason,
-        notes=tuple(notes),
+        notes=(*compared.notes, *trials.notes),
+        floor=max(floors, default=None),
+        tried=tried,
+        layers=layers,
+        drift=drift,
     )
 
 
-def _compare_graphs(
-    a: nn.Module, b: nn.Module, example: Batch, graphs: tuple[Graph, Graph] | None
-) -> tuple[GraphComparison, GraphComparison, list[str]]:
-    unknown = GraphComparison(same_operators=False, same_tensors=False)
-    try:
-        graphs = graphs or (capture(a, example), capture(b, example))
-    except InputRejectedError as error:
-        return unknown, unknown, [f"the graphs could not be compared: {error}"]
-    proof, obstacle = prove(*graphs), unprovable(*graphs)
-    notes = [f"equality cannot be proved: {obstacle}"] if obstacle else []
-    return proof, proof if proof.same_tensors else compare_graphs(*graphs), notes
-
-
-def _reason(differences: Differences, comparison: GraphComparison, rtol: float, tensor_tolerance: float) -> str | None:
-    if differences.nan:
-        return "an output is NaN or infinite"
-    if differences.problem is not None:
-        return differences.problem
+def _reason(compared: GraphsCompared, trials: Trials) -> str | None:
+    """Why the models are not the same function, as a sentence; None if nothing shows that they are not."""
+    reasons = trials.reasons()
+    usual, tensor = trials.usual, compared.absorbed.told(trials.tolerance.tensor)
+    first = next((reasons[kind] for kind in USUAL if kind in reasons), None)
+    if usual.nan or usual.problem is not None:
+        return first
     # A wrong weight may move the outputs by less than rounding does, so the tensors are judged as well.
-    if comparison.same_operators and not comparison.tensor_error <= tensor_tolerance:
-        return f"{comparison.difference}, more than {tensor_tolerance:g}"
-    if differences.required > rtol:
-        return f"the outputs differ by {differences.max_rel:.3g} of their scale, more than rtol {rtol:g}"
-    return None
+    if tensor.same_operators and not tensor.tensor_error <= trials.tolerance.tensor:
+        return f"{tensor.difference}, more than {trials.tolerance.tensor:g}"
+    return first or next(iter(reasons.values()), None)
 
 
-def _outputs(models: tuple[nn.Module, nn.Module], batch: Batch) -> tuple[list[Any], list[Any]]:
-    results = []
-    for model in models:
-        # A fresh copy of the inputs: a model may overwrite what it is given.
-        args, kwargs = as_call(map_tensors(partial(torch.Tensor.to, device=device_of(model), copy=True), batch))
-        try:
-            with torch.inference_mode():
-                output = model(*args, **kwargs)
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise InputRejectedError(
-                f"the {type(model).__name__} does not take the batch",
-                why=str(error).strip().splitlines()[0] if str(error) else None,
-                remedy="pass batches as the model takes them, without labels",
-            ) from error
-        results.append(tree_leaves(output))
-    return results[0], results[1]
-
-
-def _ranked(outputs: tuple[list[Any], list[Any]]) -> tuple[Tensor, Tensor] | None:
-    if not outputs[0] or not outputs[1]:
-        return None
-    a, b = outputs[0][0], outputs[1][0]
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return None
-    return (a, b) if a.dim() == 2 and a.shape == b.shape and a.shape[1] > 1 else None
-
-
-def _add(differences: Differences, outputs: tuple[list[Any], list[Any]]) -> None:
-    if not any(isinstance(leaf, Tensor) for leaf in outputs[0]):
-        differences.problem = "the models return no tensor that could be compared"
-        return
-    if len(outputs[0]) != len(outputs[1]):
-        differences.problem = f"the models return {len(outputs[0])} and {len(outputs[1])} values"
-        return
-    for a, b in zip(*outputs, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            differences.add(a, b)
-        elif type(a) is not type(b) or a != b:
-            differences.problem = f"one returns a {type(a).__name__} where the other returns another value"
-    if (pair := _ranked(outputs)) is not None:
-        differences.rank(*pair)
-
-
-def _random_like(batch: Batch) -> Batch | None:
-    """Standard normal inputs of the batch's shapes; None where an input is not a floating-point tensor."""
-    generator = torch.Generator().manual_seed(RANDOM_SEED)
-    whole = True
-
-    def drawn(tensor: Tensor) -> Tensor:
-        nonlocal whole
-        whole &= tensor.dtype.is_floating_point
-        shape = (min(len(tensor), RANDOM_SAMPLES), *tensor.shape[1:]) if tensor.dim() else ()
-        return torch.randn(shape, generator=generator).to(tensor.dtype) if whole else tensor
-
-    random = map_tensors(drawn, batch)
-    return random if whole else None
+def _layer(shown: GraphComparison, layers: tuple[LayerError, ...] | None) -> str | None:
+    """The layer to name: by its tensors or by the graph, else by what it gives."""
+    first = next((layer.layer for layer in layers or () if layer.diverges), None)
+    return first if shown.layer is None else shown.layer

@@ -28,8 +28,16 @@ class Weight:
     factors: tuple[Tensor, ...] = ()
 
 
+SMALL_ELEMENT = 1e-3
+"""An element below this share of its tensor's largest is judged as if it were that large: half precision rounds it, and
+what it does to an output is little."""
+
+
 def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
-    """0.0 if equal, else the largest difference relative to the largest element.
+    """0.0 if equal, else the largest difference of an element, relative to that element.
+
+    Norms multiply weights, which keeps every element's relative precision, so that one weight off by 1 % shows beside
+    larger ones. A bias is a sum, in which digits cancel: tensors of one dimension are judged by their largest element.
 
     Infinite where the shapes differ or, if exact, the dtypes or memory layouts; NaN where an element is not finite.
     """
@@ -39,13 +47,24 @@ def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
     if plain and a.tensor.dtype == b.tensor.dtype and torch.equal(a.tensor, b.tensor.to(a.tensor.device)):
         return 0.0
     worst, largest = 0.0, 0.0
-    for mine, other in zip(_blocks(a), _blocks(b), strict=True):
-        left, right = _product(mine), _product(other).to(mine[0].device)
+    for left, right in _products(a, b):
         found = torch.stack([_largest(left - right), _largest(left), _largest(right)]).tolist()
         if not all(map(math.isfinite, found)):
             return math.nan
         worst, largest = max(worst, found[0]), max(largest, *found[1:])
-    return worst / largest if largest else 0.0
+    if not worst or a.tensor.dim() < 2:
+        return worst / largest if largest else 0.0
+    least = SMALL_ELEMENT * largest
+    return max(
+        float(((left - right).abs() / torch.maximum(left.abs(), right.abs()).clamp_min(least)).max())
+        for left, right in _products(a, b)
+        if left.numel()
+    )
+
+
+def _products(a: Weight, b: Weight) -> Iterator[tuple[Tensor, Tensor]]:
+    for mine, other in zip(_blocks(a), _blocks(b), strict=True):
+        yield _product(mine), _product(other).to(mine[0].device)
 
 
 def _blocks(weight: Weight) -> Iterator[tuple[Tensor, ...]]:

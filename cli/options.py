@@ -17,6 +17,7 @@ __all__ = [
     "model_choice",
     "model_options",
     "preprocessing_options",
+    "stacked",
     "state_options",
 ]
 

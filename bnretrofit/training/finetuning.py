@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError
+from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for, share_buffers
@@ -14,7 +15,6 @@ from bnretrofit.training.history import History
 from bnretrofit.training.loop import Loop
 from bnretrofit.training.measuring import measured, training_images
 from bnretrofit.training.memory_keeper import MemoryKeeper
-from bnretrofit.training.norm_mode import running_norms
 from bnretrofit.training.preparation import Tell, prepared
 from bnretrofit.training.protocols import Keeper, TrainingSet
 from bnretrofit.training.results import Result, Results

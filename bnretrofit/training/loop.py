@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
+from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel
 from bnretrofit.training.evaluation import Evaluation, evaluate
 from bnretrofit.training.history import Epoch, History
-from bnretrofit.training.norm_mode import running_norms
 from bnretrofit.training.preparation import Prepared
 from bnretrofit.training.protocols import Keeper, Labelled, TrainingSet
 from bnretrofit.training.saving import Progress, SavedRun, restore_optimizer, restored, saved

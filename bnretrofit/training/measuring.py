@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bnretrofit.batches import device_of
+from bnretrofit.norms import running_norms
 from bnretrofit.recalibration import recalibrate
-from bnretrofit.training.norm_mode import momentum_set, running_norms
+from bnretrofit.training.norm_mode import momentum_set
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.training.step_statistics import pooled_statistics
 

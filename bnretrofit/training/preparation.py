@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.norms import running_norms
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.frozen_statistics import frozen_statistics
-from bnretrofit.training.norm_mode import drift_of, momentum_set, resolved, running_norms, synchronised
+from bnretrofit.training.norm_mode import momentum_set, resolved, synchronised
 from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
 from bnretrofit.training.protocols import TrainingSet
+from bnretrofit.trials.drift import drift_of
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 

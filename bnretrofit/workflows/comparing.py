@@ -14,8 +14,10 @@ from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
 from bnretrofit.errors import UsageError, VerificationError
-from bnretrofit.verification import RANDOM_SAMPLES, verify_labelled
+from bnretrofit.trials.inputs import RANDOM_SAMPLES
+from bnretrofit.verification import NO_MORE, Checks, verify_labelled
 from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of, notes_on
+from bnretrofit.workflows.input_files import read_inputs
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
 __all__ = ["Compared", "compare", "failed", "verify_checkpoints"]
@@ -40,15 +42,14 @@ def compare(
     a: nn.Module,
     b: nn.Module,
     batches: ImageBatches,
+    checks: Checks = NO_MORE,
     *,
-    rtol: float | None = None,
-    atol: float | None = None,
     graphs: tuple[Graph, Graph] | None = None,
 ) -> Compared:
     """Compare two models on images, counting top-1 hits where the folders name the classes."""
     # With unreadable images among them the labels would no longer be those of the outputs.
     counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
-    report = verify_labelled(a, b, batches, rtol=rtol, atol=atol, accuracy=counted, graphs=graphs)
+    report = verify_labelled(a, b, batches, checks, accuracy=counted, graphs=graphs)
     return Compared(report, None if counted is None else counted.shares())
 
 
@@ -64,23 +65,23 @@ def verify_checkpoints(
     b: Path,
     models: tuple[ModelChoice, ModelChoice],
     images: ImageChoice,
+    checks: Checks = NO_MORE,
     *,
-    rtol: float | None = None,
-    atol: float | None = None,
+    replayed: Path | None = None,
     device: str = "cpu",
 ) -> Compared:
     """Compare two checkpoints.
 
-    Without images, both run on random inputs alone. A file without a header is taken to be the model that the other
-    file's header names, if the user does not say.
+    Without images, both run on random and extreme inputs alone. A file without a header is taken to be the model that
+    the other file's header names, if the user does not say.
 
     Args:
         a: The reference.
         b: The checkpoint to judge.
         models: What the user said of each.
         images: What both are run on.
-        rtol: See `verification.verify`.
-        atol: See `verification.verify`.
+        checks: What to do besides.
+        replayed: A file of inputs that an earlier verification kept, to run instead of images.
         device: Where to run.
 
     Returns:
@@ -90,23 +91,29 @@ def verify_checkpoints(
         RetrofitError: A file cannot be read, or the images cannot.
     """
     first, second = _open_both(a, b, models)
-    header_of_second = second.checkpoint is not None and second.checkpoint.header is not None
-    header_of_first = first.checkpoint is not None and first.checkpoint.header is not None
-    told = second if header_of_second and not header_of_first else first
-    preprocessing = images.preprocessing(told.preprocessing)
+    preprocessing = images.preprocessing(_told(first, second).preprocessing)
     target = checked_device(device)
     left, right = first.model.to(target), second.model.to(target)
     notes = (*first.notes, *second.notes)
     if images.folder is None:
         example = example_for(preprocessing, left)
         example = example.expand(RANDOM_SAMPLES, *example.shape[1:])
-        report = verify_labelled(left, right, [], rtol=rtol, atol=atol, example=example)
+        given = [] if replayed is None else read_inputs(replayed)
+        report = verify_labelled(left, right, given, checks, example=example)
         report = _with_the_rest(report, first, second)
-        return Compared(report, None, (*notes, "no images were given (-d): random inputs alone were tried"))
+        tried = f"no images were given (-d): random and extreme inputs {'and ' * bool(given)}"
+        tried += "those of the file were tried" if given else "alone were tried"
+        return Compared(report, None, (*notes, tried))
     batches = batches_of(images, preprocessing)
-    compared = compare(left, right, batches, rtol=rtol, atol=atol)
+    compared = compare(left, right, batches, checks)
     report = _with_the_rest(compared.report, first, second)
     return replace(compared, report=report, notes=(*notes, *notes_on(batches)))
+
+
+def _told(first: Opened, second: Opened) -> Opened:
+    """Of two files the one that says how images are prepared."""
+    says = [opened.checkpoint is not None and opened.checkpoint.header is not None for opened in (first, second)]
+    return second if says[1] and not says[0] else first
 
 
 def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:

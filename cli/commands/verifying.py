@@ -1,12 +1,59 @@
 """`bnretrofit verify`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import emit_json, note, results_only, show
-from ..options import FILE, device_option, image_choice, image_options, json_option, model_choice, model_options
+from ..console import emit_json, note, results_only, show, table
+from ..options import (
+    FILE,
+    device_option,
+    image_choice,
+    image_options,
+    json_option,
+    model_choice,
+    model_options,
+    stacked,
+)
+
+if TYPE_CHECKING:
+    from bnretrofit.comparison import Report
+    from bnretrofit.verification import Checks
+
+tolerance_options = stacked(
+    click.option(
+        "--rtol", type=click.FloatRange(min=0), help="Allowed error relative to the largest output of the same sample."
+    ),
+    click.option("--atol", type=click.FloatRange(min=0), help="Allowed error in the output's unit."),
+)
+
+search_options = stacked(
+    click.option("--per-layer", is_flag=True, help="Compare what each layer gives, and name the first that diverges."),
+    click.option(
+        "--adversarial",
+        "adversarial_steps",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="STEPS",
+        help="Search for the worst input by so many steps of gradient ascent on the difference.",
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(["eval", "train"]),
+        default="eval",
+        show_default=True,
+        help="train: also tell how far batch statistics move B's outputs, by batch size, and if norms train alike.",
+    ),
+    click.option("--inputs", type=FILE, metavar="FILE", help="Run the inputs that --save-inputs kept, too."),
+    click.option(
+        "--save-inputs",
+        type=FILE,
+        metavar="FILE",
+        help="Where A and B differ, write the input of each kind on which they differ most, as safetensors.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the file of --save-inputs or --certify if it exists."),
+)
 
 
 @click.command(name="verify")
@@ -15,10 +62,8 @@ from ..options import FILE, device_option, image_choice, image_options, json_opt
 @model_options
 @click.option("--model-b", help="The model of B, where its header does not say and it is not A's.")
 @image_options(required=False, num_images=None)
-@click.option(
-    "--rtol", type=click.FloatRange(min=0), help="Allowed error relative to the largest output of the same sample."
-)
-@click.option("--atol", type=click.FloatRange(min=0), help="Allowed error in the output's unit.")
+@tolerance_options
+@search_options
 @device_option
 @json_option
 def command(
@@ -26,35 +71,82 @@ def command(
     b: Path,
     *,
     model_b: str | None,
-    rtol: float | None,
-    atol: float | None,
+    inputs: Path | None,
+    save_inputs: Path | None,
+    overwrite: bool,
     device: str,
     as_json: bool,
     **given: Any,
 ) -> int:
     """Are the checkpoints A and B the same function?
 
-    Proved by their captured graphs where that is possible, and compared on the images and on random inputs. Exits with
-    3 if not.
+    Proved by their captured graphs where that is possible, and compared on the images and on random and extreme inputs.
+    Exits with 3 if not.
 
     \b
     Example:
       bnretrofit verify vgg16.pth vgg16-bn.safetensors -d images/val
       bnretrofit verify a.pth b.pth -m torchvision:vgg16 --rtol 1e-5
+      bnretrofit verify a.pth b.pth -m torchvision:vgg16 -d images/val --per-layer --save-inputs worst.safetensors
     """
     from bnretrofit.workflows.comparing import verify_checkpoints
+    from bnretrofit.workflows.input_files import Kept
 
     models = (model_choice(given), model_choice(given, model_b))
     with results_only():
-        done = verify_checkpoints(a, b, models, image_choice(given), rtol=rtol, atol=atol, device=device)
+        kept = None if save_inputs is None else Kept(save_inputs, overwrite=overwrite)
+        checks = _checks(given, None if kept is None else kept.worst)
+        done = verify_checkpoints(a, b, models, image_choice(given), checks, replayed=inputs, device=device)
+        written = kept is not None and kept.write()
     for text in done.notes:
         note(text)
     exit_code = 0 if done.report.passed else 3
     if as_json:
-        document = {"report": done.report.to_json(), "accuracy": done.accuracy, "notes": list(done.notes)}
+        document = {
+            "report": done.report.to_json(),
+            "accuracy": done.accuracy,
+            "inputs": str(save_inputs) if written else None,
+            "notes": list(done.notes),
+        }
         emit_json("verify", document, status="ok" if done.report.passed else "failed", exit_code=exit_code)
         return exit_code
+    _show_layers(done.report)
     show(str(done.report))
     if done.accuracy is not None:
         show(f"  accuracy    top-1 {100 * done.accuracy[0]:.2f} % and {100 * done.accuracy[1]:.2f} %")
+    if save_inputs is not None:
+        again = f"run them again with --inputs {save_inputs}"
+        show(f"  inputs      {again if written else 'none kept: the outputs are equal on all'}")
     return exit_code
+
+
+def _checks(given: dict[str, Any], worst: dict[str, Any] | None) -> "Checks":
+    from bnretrofit.verification import Checks
+
+    return Checks(
+        given["rtol"],
+        given["atol"],
+        floor=True,
+        per_layer=given["per_layer"],
+        adversarial_steps=given["adversarial_steps"],
+        training=given["mode"] == "train",
+        worst=worst,
+    )
+
+
+def _show_layers(report: "Report") -> None:
+    if not report.layers:
+        return
+    rows = [
+        (
+            layer.layer,
+            "" if layer.reference == layer.layer else layer.reference,
+            f"{layer.max_abs_error:.3g}",
+            f"{layer.max_rel_error:.3g}",
+            "?" if layer.floor is None else f"{layer.floor:.3g}",
+            "diverges" if layer.diverges else "",
+        )
+        for layer in report.layers
+    ]
+    show(table(rows, ("layer of B", "of A", "error", "relative", "rounding", "")))
+    show("")

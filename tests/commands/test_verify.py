@@ -103,7 +103,7 @@ def test_tolerances_decide_where_weights_agree_roughly(place: Place) -> None:
 def test_without_images_random_inputs_alone_are_tried_and_that_is_said(small: Path) -> None:
     done = run("verify", small.parents[1] / "plain.pth", small, "--trust-code")
     assert done.code == 0
-    assert done.notes == ["no images were given (-d): random inputs alone were tried"]
+    assert done.notes == ["no images were given (-d): random and extreme inputs alone were tried"]
     assert "accuracy" not in done.out
 
 

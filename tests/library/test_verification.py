@@ -83,13 +83,13 @@ def test_top_one_hits_of_both_are_counted_on_labels() -> None:
     with torch.no_grad():
         answers = model(x).argmax(1), other(x).argmax(1)
     accuracy = Accuracy(labels_for=lambda classes: answers[0].tolist() if classes == 5 else None)
-    verify_labelled(model, other, x.split(7), rtol=None, atol=None, accuracy=accuracy)
+    verify_labelled(model, other, x.split(7), accuracy=accuracy)
     assert accuracy.seen == 40
     shares = accuracy.shares()
     assert shares is not None
     assert shares == pytest.approx((1.0, float((answers[0] == answers[1]).float().mean())))
     unknown = Accuracy(labels_for=lambda _: None)
-    verify_labelled(model, other, x.split(7), rtol=None, atol=None, accuracy=unknown)
+    verify_labelled(model, other, x.split(7), accuracy=unknown)
     assert unknown.shares() is None
 
 
