@@ -145,9 +145,7 @@ class Report:
             f"  tolerance   {allowed}",
         ]
         if self.floor is not None:
-            lines.append(
-                f"  floor       {self.floor:.3g}, relative: what rounding does to the first model, against float64"
-            )
+            lines.append(f"  floor       relative {self.floor:.3g}: the first model's own rounding, against float64")
         extremes = [tried for tried in self.tried if tried.kind not in ("given", "random")]
         if extremes:
             lines.append(f"  extremes    {', '.join(map(_shown, extremes))}")

@@ -20,7 +20,7 @@ from bnretrofit.capture import Graph, op_of
 from bnretrofit.subgraphs import all_calls, body_of, described
 from bnretrofit.weights import Weight, weight_error
 
-__all__ = ["GraphComparison", "TensorError", "compare_graphs", "compare_without", "prove", "unprovable"]
+__all__ = ["GraphComparison", "TensorError", "compare_graphs", "compare_without", "prove", "tensor_pairs", "unprovable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,18 @@ def _argument(node: fx.Node, name: str) -> Any:
     schema: Any = getattr(node.target, "_schema", None)
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
     return (given | node.kwargs).get(name)
+
+
+def tensor_pairs(a: Graph, b: Graph) -> list[tuple[Weight, Weight, str]] | None:
+    """The tensors that two graphs read at the same places, with identity norms dropped, and who reads them.
+
+    None where the graphs are not the same operators.
+    """
+    pairs: list[tuple[Weight, Weight, str]] = []
+    steps = plain_steps(a), plain_steps(b)
+    same = len(steps[0]) == len(steps[1]) and a.output_spec == b.output_spec
+    alike = same and all(_step_difference(mine, other, pairs) is None for mine, other in zip(*steps, strict=True))
+    return pairs if alike else None
 
 
 def compare_without(a: Graph, b: Graph, norms: Collection[str]) -> GraphComparison:

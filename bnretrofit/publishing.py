@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,24 +16,33 @@ from bnretrofit.errors import ResourceError, UsageError
 from bnretrofit.serialising import SUFFIXES, Header, serialise
 from bnretrofit.workplaces import Workplace
 
-__all__ = ["PendingOutput", "check_output", "check_space", "write"]
+__all__ = ["PendingFile", "PendingOutput", "check_output", "check_place", "check_space", "publish_file", "write"]
 
 MARGIN = 1 << 20
 """Bytes beside the tensors: the header, and what the file system takes."""
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done; sweep what a dead process left of it.
+    """Refuse a checkpoint that cannot be written, before any work is done; sweep what a dead process left of it.
 
     Raises:
-        UsageError: It exists and `overwrite` is False, its folder does not exist, its name says no known format, or
-            another process is writing it.
+        UsageError: Its name says no known format; or see `check_place`.
         ResourceError: The folder cannot be written to.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(
             f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth"
         )
+    check_place(path, overwrite=overwrite)
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse any output that cannot be written, before any work is done; sweep what a dead process left of it.
+
+    Raises:
+        UsageError: It exists and `overwrite` is False, its folder does not exist, or another process is writing it.
+        ResourceError: The folder cannot be written to.
+    """
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
     try:
@@ -85,31 +94,45 @@ def write(
         output.publish()
 
 
-class PendingOutput:
-    """A checkpoint that is being written in a folder of its own while its content is still being judged.
+def publish_file(path: Path, writing: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Write a file of any kind, whole or not at all.
+
+    Args:
+        path: The file.
+        writing: Writes it at the path that it is given, which has the same suffix.
+        overwrite: Replace a file that exists; it is kept until the new one is whole.
+
+    Raises:
+        UsageError: See `check_place`.
+        ResourceError: The disk is full or the folder cannot be written to.
+    """
+    with PendingFile(path, writing, overwrite=overwrite) as pending:
+        pending.publish()
+
+
+class PendingFile:
+    """A file that is being written in a folder of its own while its content is still being judged.
 
     Writing a large file takes as long as verifying it, and neither holds the interpreter: so they go on side by side.
     Leaving the context without `publish` leaves nothing behind.
 
     Args:
         path: Where it is to be.
-        tensors: Tensors by key; not to be changed until the end.
-        header: Gives what to say of the file; called in the writing thread.
+        writing: Writes it at the path that it is given; called in the writing thread.
         overwrite: Replace a file that exists.
 
     Raises:
-        UsageError: See `check_output`; or another process is writing it.
-        ResourceError: The folder cannot be written to, or there is too little room.
+        UsageError: See `check_place`.
+        ResourceError: The folder cannot be written to.
     """
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor], header: Header, *, overwrite: bool) -> None:
-        check_output(path, overwrite=overwrite)
-        check_space(path, tensors)
+    def __init__(self, path: Path, writing: Callable[[Path], None], *, overwrite: bool) -> None:
+        check_place(path, overwrite=overwrite)
         self._path, self._overwrite = path, overwrite
         self._workplace = Workplace(path)
         self._made = self._workplace.folder / f"new{path.suffix}"
         self._executor = ThreadPoolExecutor(1)
-        self._written = self._executor.submit(serialise, self._made, tensors, header)
+        self._written = self._executor.submit(writing, self._made)
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +179,26 @@ class PendingOutput:
             if self._path.exists():
                 raise FileExistsError from None
             self._made.replace(self._path)
+
+
+class PendingOutput(PendingFile):
+    """A checkpoint that is being written while it is still being judged.
+
+    Args:
+        path: Where it is to be.
+        tensors: Tensors by key; not to be changed until the end.
+        header: Gives what to say of the file; called in the writing thread.
+        overwrite: Replace a file that exists.
+
+    Raises:
+        UsageError: See `check_output`; or another process is writing it.
+        ResourceError: The folder cannot be written to, or there is too little room.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], header: Header, *, overwrite: bool) -> None:
+        check_output(path, overwrite=overwrite)
+        check_space(path, tensors)
+        super().__init__(path, lambda made: serialise(made, tensors, header), overwrite=overwrite)
 
 
 def _exists(path: Path) -> UsageError:

@@ -14,13 +14,14 @@ from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
 from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.trials.inputs import RANDOM_SAMPLES
 from bnretrofit.verification import NO_MORE, Checks, verify_labelled
 from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of, notes_on
 from bnretrofit.workflows.input_files import read_inputs
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
-__all__ = ["Compared", "compare", "failed", "verify_checkpoints"]
+__all__ = ["Compared", "compare", "failed", "open_both", "preprocessing_of", "verify_checkpoints"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ def verify_checkpoints(
     Raises:
         RetrofitError: A file cannot be read, or the images cannot.
     """
-    first, second = _open_both(a, b, models)
-    preprocessing = images.preprocessing(_told(first, second).preprocessing)
+    first, second = open_both(a, b, models)
+    preprocessing = preprocessing_of(first, second, images)
     target = checked_device(device)
     left, right = first.model.to(target), second.model.to(target)
     notes = (*first.notes, *second.notes)
@@ -110,14 +111,18 @@ def verify_checkpoints(
     return replace(compared, report=report, notes=(*notes, *notes_on(batches)))
 
 
-def _told(first: Opened, second: Opened) -> Opened:
-    """Of two files the one that says how images are prepared."""
+def preprocessing_of(first: Opened, second: Opened, images: ImageChoice) -> Preprocessing:
+    """How images are prepared, by the file that says it: the first, unless only the second does."""
     says = [opened.checkpoint is not None and opened.checkpoint.header is not None for opened in (first, second)]
-    return second if says[1] and not says[0] else first
+    return images.preprocessing((second if says[1] and not says[0] else first).preprocessing)
 
 
-def _open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:
-    """Open two files; one that does not say what it is, is what the other says."""
+def open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:
+    """Open two files; one that does not say what it is, is what the other says.
+
+    Raises:
+        RetrofitError: A file cannot be read, or nothing says what it is.
+    """
     if models[0].name is None and read_header(a) is None:
         second = open_model(b, models[1])
         return _same_part(open_model(a, replace(models[0], name=str(second.name))), second)

@@ -20,6 +20,7 @@ from ..options import (
 if TYPE_CHECKING:
     from bnretrofit.comparison import Report
     from bnretrofit.verification import Checks
+    from bnretrofit.workflows.opening import ModelChoice
 
 tolerance_options = stacked(
     click.option(
@@ -52,6 +53,18 @@ search_options = stacked(
         metavar="FILE",
         help="Where A and B differ, write the input of each kind on which they differ most, as safetensors.",
     ),
+    click.option(
+        "--certify",
+        type=FILE,
+        metavar="FILE",
+        help="Write what was proved, channel by channel, as JSON, unless A and B differ.",
+    ),
+    click.option(
+        "--certificate",
+        type=FILE,
+        metavar="FILE",
+        help="Hold what --certify wrote against A and B, and do nothing else: no image is run.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace the file of --save-inputs or --certify if it exists."),
 )
 
@@ -73,6 +86,8 @@ def command(
     model_b: str | None,
     inputs: Path | None,
     save_inputs: Path | None,
+    certify: Path | None,
+    certificate: Path | None,
     overwrite: bool,
     device: str,
     as_json: bool,
@@ -89,15 +104,25 @@ def command(
       bnretrofit verify a.pth b.pth -m torchvision:vgg16 --rtol 1e-5
       bnretrofit verify a.pth b.pth -m torchvision:vgg16 -d images/val --per-layer --save-inputs worst.safetensors
     """
+    from bnretrofit.publishing import check_place
+    from bnretrofit.workflows.certifying import certificate_of, write_certificate
     from bnretrofit.workflows.comparing import verify_checkpoints
     from bnretrofit.workflows.input_files import Kept
 
     models = (model_choice(given), model_choice(given, model_b))
+    if certificate is not None:
+        return _hold(certificate, a, b, models, given, device, as_json=as_json)
     with results_only():
+        if certify is not None:
+            check_place(certify, overwrite=overwrite)
         kept = None if save_inputs is None else Kept(save_inputs, overwrite=overwrite)
         checks = _checks(given, None if kept is None else kept.worst)
         done = verify_checkpoints(a, b, models, image_choice(given), checks, replayed=inputs, device=device)
         written = kept is not None and kept.write()
+        certified = certify is not None and done.report.passed
+        if certify is not None and certified:
+            document = certificate_of(a, b, models, image_choice(given), device)
+            write_certificate(certify, document, overwrite=overwrite)
     for text in done.notes:
         note(text)
     exit_code = 0 if done.report.passed else 3
@@ -106,6 +131,7 @@ def command(
             "report": done.report.to_json(),
             "accuracy": done.accuracy,
             "inputs": str(save_inputs) if written else None,
+            "certificate": str(certify) if certified else None,
             "notes": list(done.notes),
         }
         emit_json("verify", document, status="ok" if done.report.passed else "failed", exit_code=exit_code)
@@ -117,7 +143,30 @@ def command(
     if save_inputs is not None:
         again = f"run them again with --inputs {save_inputs}"
         show(f"  inputs      {again if written else 'none kept: the outputs are equal on all'}")
+    if certified:
+        show(f"  certificate {certify}")
     return exit_code
+
+
+def _hold(
+    path: Path, a: Path, b: Path, models: "tuple[ModelChoice, ModelChoice]", given: Any, device: str, *, as_json: bool
+) -> int:
+    from bnretrofit.workflows.certifying import check_certificate
+
+    with results_only():
+        found = check_certificate(path, a, b, models, image_choice(given), device)
+    norms, tensors = found["norms"], found["tensors"] or []
+    channels, identity = (sum(norm[key] for norm in norms) for key in ("channels", "identity_channels"))
+    if as_json:
+        figures = {"norms": len(norms), "channels": channels, "identity_channels": identity, "tensors": len(tensors)}
+        document = {"certificate": str(path), "proved": found["proved"], "difference": found["difference"], **figures}
+        emit_json("verify", document)
+        return 0
+    level = "proved equal for every finite input" if found["proved"] else f"not proved equal: {found['difference']}"
+    show(f"HOLDS: {level}")
+    show(f"  norms       {len(norms)}; {identity} of their {channels} channels are the kernel's identity")
+    show(f"  tensors     {sum(tensor['equal'] for tensor in tensors)} of {len(tensors)} are equal")
+    return 0
 
 
 def _checks(given: dict[str, Any], worst: dict[str, Any] | None) -> "Checks":

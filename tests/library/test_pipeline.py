@@ -26,7 +26,11 @@ EMPTY = inspect.Parameter.empty
         (retrofit, ["model", "batches"], [("init", "identity"), *CHOICES]),
         (make_fold_plan, ["model", "example"], []),
         (fold, ["model", "example"], [("like", None), ("force", False), ("allow_new_layers", False)]),
-        (verify, ["a", "b", "batches"], [("rtol", None), ("atol", None)]),
+        (
+            verify,
+            ["a", "b", "batches"],
+            [("rtol", None), ("atol", None), ("per_layer", False), ("adversarial_steps", 0), ("training", False)],
+        ),
         (finetune, ["model", "train", "val", "config"], []),
     ],
 )

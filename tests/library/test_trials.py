@@ -205,7 +205,7 @@ def test_a_climb_finds_inputs_that_part_the_models_more() -> None:
     found = worst_inputs((model, other), start, 8)
     assert found is not None
 
-    def share(x: Tensor) -> Tensor:
+    def share(x: Tensor) -> Any:
         with torch.no_grad():
             return (model(x) - other(x)).square().sum(1) / model(x).square().sum(1)
 
