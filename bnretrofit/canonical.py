@@ -135,7 +135,8 @@ def _steps(graph: Graph, absorbed: _Absorbed) -> list[Step]:
         if absorbed.wanted and op_of(node) in LAYER_OPS:
             step_arguments, layout = _layer_arguments(graph, node, absorbed, step_arguments, layout)
         op = op_of(node) if node.op == "call_function" else "output"
-        steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout, node))
+        result = absorbed.after.get(node, node)
+        steps.append(Step(op, graph.owners.get(node, ""), step_arguments, layout, result))
     return steps
 
 

@@ -9,21 +9,22 @@ import torch
 
 from bnretrofit.findings import BatchDrift, LayerError, Tried
 
-__all__ = ["TOLERANCES", "Report", "Tolerance", "report_document", "tolerance_between", "tolerance_for"]
+__all__ = ["TOLERANCES", "Report", "Tolerance", "finite", "report_document", "tolerance_between", "tolerance_for"]
 
 
 def report_document(report: Any) -> dict[str, Any]:
     """A report's fields as a JSON document; a figure that is not finite becomes its name as a string."""
-    document: dict[str, Any] = _finite(dataclasses.asdict(report))
+    document: dict[str, Any] = finite(dataclasses.asdict(report))
     return document
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON document in which every figure that is not finite is its name as a string."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ from bnretrofit.errors import ResourceError, UsageError
 from bnretrofit.serialising import SUFFIXES, Header, serialise
 from bnretrofit.workplaces import Workplace
 
-__all__ = ["PendingFile", "PendingOutput", "check_output", "check_place", "check_space", "publish_file", "write"]
+__all__ = [
+    "PendingFile",
+    "PendingFolder",
+    "PendingOutput",
+    "check_output",
+    "check_place",
+    "check_space",
+    "publish_file",
+    "write",
+]
 
 MARGIN = 1 << 20
 """Bytes beside the tensors: the header, and what the file system takes."""
@@ -36,8 +45,13 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     check_place(path, overwrite=overwrite)
 
 
-def check_place(path: Path, *, overwrite: bool) -> None:
+def check_place(path: Path, *, overwrite: bool, folder: bool = False) -> None:
     """Refuse any output that cannot be written, before any work is done; sweep what a dead process left of it.
+
+    Args:
+        path: The output.
+        overwrite: It may exist.
+        folder: It is to be a folder, which may exist if it is empty.
 
     Raises:
         UsageError: It exists and `overwrite` is False, its folder does not exist, or another process is writing it.
@@ -48,7 +62,8 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     try:
         with suppress(FileNotFoundError):
             path.lstat()
-        taken = path.is_dir() or (path.exists() and not overwrite)
+        there = any(path.iterdir()) if folder and path.is_dir() else path.exists()
+        taken = path.is_dir() is not folder if there and overwrite else there
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError("the output cannot have that name", where=str(path), why=why) from error
@@ -126,11 +141,13 @@ class PendingFile:
         ResourceError: The folder cannot be written to.
     """
 
+    folder = False
+
     def __init__(self, path: Path, writing: Callable[[Path], None], *, overwrite: bool) -> None:
-        check_place(path, overwrite=overwrite)
+        check_place(path, overwrite=overwrite, folder=self.folder)
         self._path, self._overwrite = path, overwrite
         self._workplace = Workplace(path)
-        self._made = self._workplace.folder / f"new{path.suffix}"
+        self._made = self._workplace.folder / f"new{path.suffix or '.folder'}"
         self._executor = ThreadPoolExecutor(1)
         self._written = self._executor.submit(writing, self._made)
 
@@ -145,6 +162,18 @@ class PendingFile:
         finally:
             # A second Ctrl-C ends the waiting, not the sweeping: the writer then goes on in a file without a name.
             self._workplace.leave()
+
+    def made(self) -> Path:
+        """Wait until the file is whole, and give its path for now: it can be read there.
+
+        Raises:
+            ResourceError: The disk is full or the folder cannot be written to.
+        """
+        try:
+            self._written.result()
+        except OSError as error:
+            raise ResourceError("the output cannot be written", where=str(self._path), why=str(error)) from error
+        return self._made
 
     def publish(self) -> None:
         """Put the file in its place, once it is whole on the disk.
@@ -179,6 +208,24 @@ class PendingFile:
             if self._path.exists():
                 raise FileExistsError from None
             self._made.replace(self._path)
+
+
+class PendingFolder(PendingFile):
+    """A folder of files that is being written while it is still being judged; see `PendingFile`.
+
+    Args:
+        path: Where it is to be.
+        writing: Writes the files into the folder that it is given.
+        overwrite: Replace a folder that exists, with all that is in it.
+    """
+
+    folder = True
+
+    def _put(self) -> None:
+        if self._path.exists():
+            # Into the workplace, which is emptied at the end: what was there is there until the new one is.
+            self._path.replace(self._made.with_name(f"{self._made.name}-old"))
+        self._made.replace(self._path)
 
 
 class PendingOutput(PendingFile):

@@ -112,7 +112,8 @@ def verify_labelled(
         graphs: Both models' graphs, if they are at hand.
         example: A batch by whose shape other inputs are made; with one, `batches` may be empty.
     """
-    models = align((share_copy(a, buffers=False).eval(), share_copy(b, buffers=False).eval()))
+    models = share_copy(a, buffers=False).eval(), share_copy(b, buffers=False).eval()
+    align(models)
     tolerance = tolerance_between(dtype_of(a), dtype_of(b), checks.rtol, checks.atol)
     trials = Trials(models, tolerance, keep_worst=checks.worst is not None)
     iterator = iter(batches) if example is not None else taken(batches, "verify")

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from weakref import WeakSet
 
 from bnretrofit.errors import ResourceError, UsageError
@@ -166,7 +167,11 @@ def _empty(folder: Path) -> None:
     """Remove what is made here: our file, and those through which safetensors writes."""
     with suppress(OSError):
         for path in folder.iterdir():
-            if path.name.startswith(MADE) and not path.is_dir():
+            if not path.name.startswith(MADE):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                rmtree(path)
+            else:
                 path.unlink(missing_ok=True)
 
 

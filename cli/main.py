@@ -13,6 +13,7 @@ COMMANDS = {
     "fold": "folding",
     "run": "running",
     "verify": "verifying",
+    "export": "exporting",
     "inspect": "inspecting",
     "demo": "demonstrating",
     "env": "environment",
@@ -53,6 +54,7 @@ def main() -> None:
       bnretrofit finetune vgg16-bn.safetensors -d images/train --val images/val -o run
       bnretrofit verify vgg16.pth vgg16-bn.safetensors -d images/val
       bnretrofit fold vgg16-bn.safetensors -o vgg16-folded.safetensors
+      bnretrofit export vgg16-folded.safetensors -o vgg16.onnx
 
     Results go to stdout, progress and notes to stderr. Exit codes: 0 ok, 1 internal error, 2 usage,
     3 verification failed, 4 input rejected, 5 out of memory or disk, 6 training diverged, 130 interrupted.

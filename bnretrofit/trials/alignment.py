@@ -5,9 +5,9 @@ not begin at a multiple of 16 bytes. So the same tensors, read from two files, g
 bit, which is no difference of the models.
 """
 
-from torch import Tensor, nn
+from collections.abc import Iterable
 
-from bnretrofit.trials.running import Models
+from torch import Tensor, nn
 
 __all__ = ["ALIGNMENT", "align"]
 
@@ -15,7 +15,7 @@ ALIGNMENT = 64
 """Bytes: what torch's own allocator keeps to, and a cache line."""
 
 
-def align(models: Models) -> Models:
+def align(models: Iterable[nn.Module]) -> None:
     """Give models, in place, a copy of each parameter that is not aligned; what they share they share from then on."""
     copies: dict[int, nn.Parameter] = {}
     for model in models:
@@ -25,7 +25,6 @@ def align(models: Models) -> Models:
                     if id(parameter) not in copies:
                         copies[id(parameter)] = _copied(parameter)
                     module._parameters[name] = copies[id(parameter)]
-    return models
 
 
 def _is_astray(tensor: Tensor) -> bool:

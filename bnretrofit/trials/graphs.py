@@ -12,6 +12,9 @@ from bnretrofit.trials.running import inputs_for
 
 __all__ = ["GraphsCompared"]
 
+WHY_NOT = "why_not_captured"
+"""An attribute of what has no graph: says why, as a sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class GraphsCompared:
@@ -32,11 +35,13 @@ class GraphsCompared:
     @staticmethod
     def of(a: nn.Module, b: nn.Module, example: Batch, graphs: tuple[Graph, Graph] | None) -> "GraphsCompared":
         """Capture and compare; what cannot be captured is noted, and nothing is proved of it."""
+        unknown = GraphComparison(same_operators=False, same_tensors=False)
+        if (obstacle := getattr(a, WHY_NOT, None) or getattr(b, WHY_NOT, None)) is not None:
+            return GraphsCompared(None, unknown, unknown, (f"the graphs could not be compared: {obstacle}",))
         try:
             examples = (example, example) if dtype_of(a) == dtype_of(b) else inputs_for((a, b), example)
             graphs = graphs or (capture(a, examples[0]), capture(b, examples[1]))
         except InputRejectedError as error:
-            unknown = GraphComparison(same_operators=False, same_tensors=False)
             return GraphsCompared(None, unknown, unknown, (f"the graphs could not be compared: {error}",))
         proof, obstacle = prove(*graphs), unprovable(*graphs)
         notes = (f"equality cannot be proved: {obstacle}",) if obstacle else ()

@@ -62,9 +62,10 @@ class LayerErrors:
 
 def layer_error(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The largest difference, and the largest over the samples of (largest difference / largest magnitude)."""
-    if a.shape != b.shape:
+    if a.numel() != b.numel():
         return math.inf, math.inf
-    b = b.to(a.device)
+    # A norm may have tokens in rows, (N * L, C), where the layer without it has (N, L, C).
+    a, b = a.reshape(b.shape), b.to(a.device)
     if a.dtype == b.dtype and torch.equal(a, b):
         return 0.0, 0.0
     wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

@@ -38,9 +38,9 @@ def paired_points(a: Graph, b: Graph) -> list[Pair]:
 
 def _pair(a: Graph, b: Graph, mine: Step, other: Step) -> Pair | None:
     points = _point(a, mine.result), _point(b, other.result)
-    for graph, step, point, others in ((a, mine, points[0], b), (b, other, points[1], a)):
+    for graph, result, point, others in ((a, mine.result, points[0], b), (b, other.result, points[1], a)):
         # timm's norms go on to an activation: what they give is to be held against what is left in their place.
-        if point is not None and next(graph.owner(step.result).children(), None) is not None:
+        if point is not None and next(graph.owner(result).children(), None) is not None:
             return (point, point) if point.module in dict(others.model.named_modules()) else None
     return None if points[0] is None or points[1] is None else (points[0], points[1])
 

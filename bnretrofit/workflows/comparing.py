@@ -14,6 +14,7 @@ from bnretrofit.comparison import Report
 from bnretrofit.data import ImageBatches
 from bnretrofit.differences import Accuracy
 from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.exporting.onnx_files import OnnxModel
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.trials.inputs import RANDOM_SAMPLES
 from bnretrofit.verification import NO_MORE, Checks, verify_labelled
@@ -22,6 +23,9 @@ from bnretrofit.workflows.input_files import read_inputs
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
 __all__ = ["Compared", "compare", "failed", "open_both", "preprocessing_of", "verify_checkpoints"]
+
+
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,8 @@ def open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tupl
     Raises:
         RetrofitError: A file cannot be read, or nothing says what it is.
     """
+    if ONNX in (a.suffix, b.suffix):
+        return _open_beside_onnx(a, b, models)
     if models[0].name is None and read_header(a) is None:
         second = open_model(b, models[1])
         return _same_part(open_model(a, replace(models[0], name=str(second.name))), second)
@@ -130,6 +136,19 @@ def open_both(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tupl
     if models[1].name is None and read_header(b) is None:
         return _same_part(first, open_model(b, replace(models[1], name=str(first.name))))
     return _same_part(first, open_model(b, models[1]))
+
+
+def _open_beside_onnx(a: Path, b: Path, models: tuple[ModelChoice, ModelChoice]) -> tuple[Opened, Opened]:
+    """A checkpoint and the ONNX file that is held against it, either way round."""
+    if a.suffix == b.suffix:
+        raise UsageError(
+            "both are ONNX files", why="neither says how images are prepared", remedy="pass a checkpoint as A"
+        )
+    path, model, exported = (b, models[1], a) if a.suffix == ONNX else (a, models[0], b)
+    opened = open_model(path, model)
+    other = replace(opened, model=OnnxModel(exported), checkpoint=None, plan=None, whole=None, submodule="", notes=())
+    opened = replace(opened, whole=None, submodule="")
+    return (other, opened) if a.suffix == ONNX else (opened, other)
 
 
 def _same_part(first: Opened, second: Opened) -> tuple[Opened, Opened]:

@@ -96,13 +96,14 @@ def command(
     """Are the checkpoints A and B the same function?
 
     Proved by their captured graphs where that is possible, and compared on the images and on random and extreme inputs.
-    Exits with 3 if not.
+    One of the two may be an ONNX file. Exits with 3 if not.
 
     \b
     Example:
       bnretrofit verify vgg16.pth vgg16-bn.safetensors -d images/val
       bnretrofit verify a.pth b.pth -m torchvision:vgg16 --rtol 1e-5
       bnretrofit verify a.pth b.pth -m torchvision:vgg16 -d images/val --per-layer --save-inputs worst.safetensors
+      bnretrofit verify a.pth a.onnx -m torchvision:vgg16 -d images/val
     """
     from bnretrofit.publishing import check_place
     from bnretrofit.workflows.certifying import certificate_of, write_certificate
