@@ -62,11 +62,11 @@ def discrepancies(said: Any, found: dict[str, Any]) -> list[str]:
         said: The certificate, as it was read.
         found: What `certify` makes of the models now.
     """
-    if not isinstance(said, dict) or said.keys() < found.keys():
+    if not isinstance(said, dict) or not found.keys() <= said.keys():
         return ["the document is no certificate, or lacks a part of one"]
     problems = [
         f"it says that {key} is {said[key]!r}, and it is {found[key]!r}"
-        for key in ("schema_version", "proved", "difference", "inputs")
+        for key in ("schema_version", "proved", "difference", "inputs", "kernel")
         if said[key] != found[key]
     ]
     for key, what in (("norms", "norm"), ("tensors", "tensor")):

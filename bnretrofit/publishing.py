@@ -1,10 +1,11 @@
 """Checkpoint files out: written whole or not at all."""
 
+import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,13 +46,14 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     check_place(path, overwrite=overwrite)
 
 
-def check_place(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+def check_place(path: Path, *, overwrite: bool, own: Collection[str] | None = None) -> None:
     """Refuse any output that cannot be written, before any work is done; sweep what a dead process left of it.
 
     Args:
         path: The output.
         overwrite: It may exist.
-        folder: It is to be a folder, which may exist if it is empty.
+        own: Names of the files of a folder that is to be written; None for a file. The folder may exist if it is empty,
+            and with `overwrite` if it holds nothing but such files.
 
     Raises:
         UsageError: It exists and `overwrite` is False, its folder does not exist, or another process is writing it.
@@ -62,8 +64,11 @@ def check_place(path: Path, *, overwrite: bool, folder: bool = False) -> None:
     try:
         with suppress(FileNotFoundError):
             path.lstat()
-        there = any(path.iterdir()) if folder and path.is_dir() else path.exists()
-        taken = path.is_dir() is not folder if there and overwrite else there
+        if own is not None and path.is_dir():
+            held = {item.name for item in path.iterdir()}
+            taken = bool(held) and not (overwrite and held <= set(own))
+        else:
+            taken = path.is_dir() or (path.exists() and (own is not None or not overwrite))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError("the output cannot have that name", where=str(path), why=why) from error
@@ -141,10 +146,10 @@ class PendingFile:
         ResourceError: The folder cannot be written to.
     """
 
-    folder = False
+    own: Collection[str] | None = None
 
     def __init__(self, path: Path, writing: Callable[[Path], None], *, overwrite: bool) -> None:
-        check_place(path, overwrite=overwrite, folder=self.folder)
+        check_place(path, overwrite=overwrite, own=self.own)
         self._path, self._overwrite = path, overwrite
         self._workplace = Workplace(path)
         self._made = self._workplace.folder / f"new{path.suffix or '.folder'}"
@@ -169,10 +174,8 @@ class PendingFile:
         Raises:
             ResourceError: The disk is full or the folder cannot be written to.
         """
-        try:
+        with _told(self._path):
             self._written.result()
-        except OSError as error:
-            raise ResourceError("the output cannot be written", where=str(self._path), why=str(error)) from error
         return self._made
 
     def publish(self) -> None:
@@ -182,19 +185,14 @@ class PendingFile:
             UsageError: There is a file by now, and it is not to be replaced.
             ResourceError: The disk is full or the folder cannot be written to.
         """
-        try:
+        with _told(self._path):
             self._written.result()
-            # A file that its owner alone may read is not opened to others by being replaced.
-            self._made.chmod(self._path.stat().st_mode & 0o777 if self._path.exists() else self._workplace.mode)
             self._put()
             _sync_folder(self._path.parent)
-        except FileExistsError as error:
-            raise _exists(self._path) from error
-        except (OSError, RuntimeError, UnicodeError, SafetensorError) as error:
-            # torch.save reports a full disk as a RuntimeError, safetensors a name that is no text as a UnicodeError.
-            raise ResourceError("the output cannot be written", where=str(self._path), why=str(error)) from error
 
     def _put(self) -> None:
+        # A file that its owner alone may read is not opened to others by being replaced.
+        self._made.chmod(self._path.stat().st_mode & 0o777 if self._path.exists() else self._workplace.mode)
         if self._overwrite:
             self._made.replace(self._path)
             return
@@ -213,18 +211,22 @@ class PendingFile:
 class PendingFolder(PendingFile):
     """A folder of files that is being written while it is still being judged; see `PendingFile`.
 
-    Args:
-        path: Where it is to be.
-        writing: Writes the files into the folder that it is given.
-        overwrite: Replace a folder that exists, with all that is in it.
+    Nothing in a folder that exists is ever removed: it must be empty or, with `overwrite`, hold such files alone.
     """
 
-    folder = True
+    own: Collection[str] = ("model.safetensors", "config.json")
 
     def _put(self) -> None:
-        if self._path.exists():
-            # Into the workplace, which is emptied at the end: what was there is there until the new one is.
-            self._path.replace(self._made.with_name(f"{self._made.name}-old"))
+        mode = self._workplace.mode
+        for file in self._made.iterdir():
+            file.chmod(mode)
+        # Whoever may read the files may enter the folder.
+        self._made.chmod(mode | (mode & 0o444) >> 2)
+        if self._overwrite and self._path.is_dir():
+            for name in self.own:
+                (self._made / name).replace(self._path / name)
+            return
+        # Refused where somebody has put something there meanwhile.
         self._made.replace(self._path)
 
 
@@ -248,8 +250,26 @@ class PendingOutput(PendingFile):
         super().__init__(path, lambda made: serialise(made, tensors, header), overwrite=overwrite)
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What goes wrong in writing, as errors of ours."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise _exists(path) from error
+        raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        # torch.save reports a full disk as a RuntimeError, safetensors a name that is no text as a UnicodeError, and
+        # protobuf a file that is too large as a ValueError.
+        raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
+
+
 def _exists(path: Path) -> UsageError:
-    return UsageError("the output exists", where=str(path), remedy="choose another name, or pass --overwrite")
+    remedy = "choose another name" if path.is_dir() else "choose another name, or pass --overwrite"
+    return UsageError("the output exists", where=str(path), remedy=remedy)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from bnretrofit.proof import GraphComparison
 from bnretrofit.trials.alignment import align
 from bnretrofit.trials.drift import DRIFT_SIZES, drift_by_batch_size
 from bnretrofit.trials.graphs import GraphsCompared
+from bnretrofit.trials.inputs import is_floating, random_like
 from bnretrofit.trials.layers import LayerErrors
 from bnretrofit.trials.pairing import paired_points
 from bnretrofit.trials.running import Models, inputs_for, outputs_of, ranked
@@ -128,13 +129,17 @@ def verify_labelled(
         if accuracy is not None and (pair := ranked(outputs)) is not None:
             accuracy.add(pair)
         if checks.training and sum(map(sample_count, kept)) < max(DRIFT_SIZES):
-            kept.append(batch)
+            kept.append(inputs_for(models, batch)[1])
+    floor_input = inputs_for(models, model_input)[0]
+    if layers is not None and not layers.largest and is_floating(model_input):
+        floor_input = random_like(floor_input)
+        layers.run(floor_input)
     trials.try_others(model_input, checks.adversarial_steps)
     if checks.floor:
         trials.measure_floors()
     if checks.worst is not None:
         checks.worst.update(trials.worst)
-    found = None if layers is None else layers.found(trials.floor, inputs_for(models, model_input)[0], tolerance.rtol)
+    found = None if layers is None else layers.found(trials.floor, floor_input, tolerance.rtol)
     report = _report(compared, trials, found, drift_by_batch_size(models[1], kept) if kept else ())
     return _judged_in_training(report, models) if checks.training else report
 

@@ -54,12 +54,21 @@ def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
         worst, largest = max(worst, found[0]), max(largest, *found[1:])
     if not worst or a.tensor.dim() < 2:
         return worst / largest if largest else 0.0
-    least = SMALL_ELEMENT * largest
+    least, slack = SMALL_ELEMENT * largest, max(_half_step(a.tensor.dtype), _half_step(b.tensor.dtype))
     return max(
-        float(((left - right).abs() / torch.maximum(left.abs(), right.abs()).clamp_min(least)).max())
+        float(
+            (
+                ((left - right).abs() - slack).clamp_min(0) / torch.maximum(left.abs(), right.abs()).clamp_min(least)
+            ).max()
+        )
         for left, right in _products(a, b)
         if left.numel()
     )
+
+
+def _half_step(dtype: torch.dtype) -> float:
+    """Half the distance of the smallest numbers of a dtype, to which it rounds whatever is near zero."""
+    return torch.finfo(dtype).tiny * torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
 
 
 def _products(a: Weight, b: Weight) -> Iterator[tuple[Tensor, Tensor]]:

@@ -66,6 +66,11 @@ def onnx_program(model: nn.Module, example: Tensor, opset: int | None) -> Callab
             why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
             remedy="export it as .pt2, or look whether another --opset has the operator",
         ) from error
+    given = program.model.opset_imports.get("")  # type: ignore[union-attr]
+    if opset is not None and given != opset:
+        raise InputRejectedError(
+            f"the model cannot be exported with opset {opset}", why=f"the exporter gave {given}", remedy="try another"
+        )
     return lambda path: program.save(str(path), external_data=False)  # type: ignore[union-attr]
 
 

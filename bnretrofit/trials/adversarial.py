@@ -53,18 +53,24 @@ def _error_per_sample(models: Models, leaves: list[Tensor], layout: TreeSpec) ->
     inputs = tree_unflatten(leaves, layout)
     first, second = (call(model, _own(model, inputs)) for model in models)
     pairs = [
-        (a.flatten(1), b.to(a).flatten(1))
+        (a.flatten(1).float(), b.to(a.device).flatten(1).float())
         for a, b in zip(first, second, strict=False)
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dim() > 1
+        if isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.dim() > 1
+        and a.is_floating_point()
     ]
     if not pairs or len(first) != len(second):
         return None
     shares = [
-        (a - b).square().sum(1) / a.detach().square().sum(1).clamp_min(torch.finfo(a.dtype).tiny)
-        for a, b in pairs
-        if a.is_floating_point()
+        (a - b).square().sum(1) / a.detach().square().sum(1).clamp_min(torch.finfo(a.dtype).tiny) for a, b in pairs
     ]
     return torch.stack(shares).sum(0) if shares else None
+
+
+def _can_be_climbed(output: Tensor) -> bool:
+    return output.is_floating_point() and output.dim() > 1
 
 
 def _own(model: nn.Module, inputs: Batch) -> Batch:

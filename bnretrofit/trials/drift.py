@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors, sample_count
 from bnretrofit.findings import BatchDrift
@@ -23,7 +23,9 @@ def drift_by_batch_size(model: nn.Module, batches: Sequence[Batch]) -> tuple[Bat
         model: Any; it is left as it was.
         batches: Of one kind of input, at most `max(DRIFT_SIZES)` samples of which are used.
     """
-    joined = tree_map(lambda *parts: _joined(parts), batches[0], *batches[1:])
+    # Images that keep their own sizes make batches of several shapes: those like the first.
+    alike = [batch for batch in batches if _shapes(batch) == _shapes(batches[0])]
+    joined = tree_map(lambda *parts: _joined(parts), alike[0], *alike[1:])
     joined = map_tensors(lambda tensor: tensor[: max(DRIFT_SIZES)].to(device_of(model)), joined)
     samples = sample_count(joined)
     found = (_drift(model, _groups(joined, size, samples), size) for size in DRIFT_SIZES if size <= samples)
@@ -47,13 +49,14 @@ def _drift(model: nn.Module, groups: list[Batch], size: int) -> BatchDrift | Non
     try:
         for batch in groups:
             plain, drifted = _both_ways(model, list(norms.values()), batch)
+            # Each group starts from the running statistics as they are, not as the last one has moved them.
+            _restore(model, buffers)
             moved += float((drifted - plain).square().sum())
             whole += float(plain.square().sum())
     finally:
         for module, training in modes.items():
             module.training = training
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+        _restore(model, buffers)
     relative = (moved / max(whole, torch.finfo(torch.float64).tiny)) ** 0.5
     return BatchDrift(size, relative, size * len(groups))
 
@@ -66,6 +69,15 @@ def _both_ways(model: nn.Module, norms: list[nn.Module], batch: Batch) -> tuple[
     for norm in norms:
         norm.training = True
     return plain, _logits(model(*args, **kwargs))
+
+
+def _restore(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def _shapes(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape[1:]) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -34,7 +34,7 @@ class Point:
     call: int = 0
 
 
-class _StoppedError(Exception):
+class _StoppedError(BaseException):
     """The other model has failed: there is nothing to go on for."""
 
 
@@ -52,6 +52,7 @@ class _Runner:
         self.results: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self.turns: SimpleQueue[bool] = SimpleQueue()
         self.last = -1
+        self.thread: Thread | None = None
 
     def start(self, batch: Batch) -> None:
         """Begin; the first turn is to be given."""
@@ -70,7 +71,8 @@ class _Runner:
     def stop(self) -> None:
         """Let go of a pass that is to go no further."""
         self.turns.put(False)
-        self.thread.join()
+        if self.thread is not None:
+            self.thread.join()
 
     def _run(self, batch: Batch) -> None:
         try:
@@ -137,9 +139,9 @@ def side_by_side(
     runners = tuple(
         _Runner(model, {pair[side]: number for number, pair in enumerate(pairs)}) for side, model in enumerate(models)
     )
-    for runner, batch in zip(runners, batches, strict=True):
-        runner.start(batch)
     try:
+        for runner, batch in zip(runners, batches, strict=True):
+            runner.start(batch)
         a, b = runners[0].next(), runners[1].next()
         while a[0] != END or b[0] != END:
             if a[0] == b[0]:

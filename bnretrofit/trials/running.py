@@ -41,12 +41,12 @@ def call(model: nn.Module, batch: Batch) -> list[Any]:
     args, kwargs = as_call(batch)
     try:
         return tree_leaves(model(*args, **kwargs))
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
         raise InputRejectedError(
             f"the {type(model).__name__} does not take the batch",
-            why=str(error).strip().splitlines()[0] if str(error) else None,
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             remedy="pass batches as the model takes them, without labels",
         ) from error
 

@@ -65,12 +65,11 @@ class Trials:
         trial = self.by_kind.setdefault(kind, Trial(Differences(self.tolerance.atol)))
         if trial.some is None:
             trial.some = inputs_for(self.models, first_samples(batch, FLOOR_SAMPLES))[0]
-        before = len(trial.differences.sample_errors)
         add_outputs(trial.differences, outputs)
         trial.samples += sample_count(batch)
         trial.reference_finite &= _all_finite(outputs)
         if self.keep_worst:
-            _keep_worst(trial, batch, trial.differences.sample_errors[before:])
+            _keep_worst(trial, batch, outputs)
 
     def try_others(self, example: Batch, adversarial_steps: int) -> None:
         """Try random and extreme inputs of a batch's shapes, and search for the worst one from there."""
@@ -86,7 +85,7 @@ class Trials:
             except InputRejectedError as error:
                 self.notes.append(f"an input of {kind} was not tried: {error.why}")
         if adversarial_steps:
-            self._climb(first_samples(example, FLOOR_SAMPLES), adversarial_steps)
+            self._climb(self.by_kind["given" if "given" in self.by_kind else "random"].some, adversarial_steps)
 
     def _climb(self, start: Batch, steps: int) -> None:
         try:
@@ -189,10 +188,27 @@ def _all_finite(outputs: Outputs) -> bool:
     return all(bool(torch.isfinite(leaf).all()) for leaf in outputs[0] if isinstance(leaf, Tensor))
 
 
-def _keep_worst(trial: Trial, batch: Batch, errors: list[Tensor]) -> None:
-    if not errors or len(errors[0]) != sample_count(batch):
-        return
-    largest, number = errors[0].max(0)
-    if trial.worst is None or float(largest) > trial.worst[0]:
+def _keep_worst(trial: Trial, batch: Batch, outputs: Outputs) -> None:
+    """Remember the sample that is furthest beyond what is allowed, which is relative to the sample's own outputs."""
+    scores = _scores(outputs, sample_count(batch))
+    highest, number = scores.max(0)
+    if trial.worst is None or float(highest) > trial.worst[0]:
         row = map_tensors(lambda tensor: tensor[int(number)][None].clone() if tensor.dim() else tensor, batch)
-        trial.worst = float(largest), row
+        trial.worst = float(highest), row
+
+
+def _scores(outputs: Outputs, samples: int) -> Tensor:
+    """(N,): the relative error of each sample, over all outputs; infinite where it cannot be told."""
+    scores = torch.zeros(samples, dtype=torch.float64)
+    if len(outputs[0]) != len(outputs[1]):
+        return scores + math.inf
+    for a, b in zip(*outputs, strict=True):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            continue
+        if a.shape != b.shape or not a.dim() or len(a) != samples:
+            return scores + math.inf
+        left, right = a.double().reshape(samples, -1).cpu(), b.double().reshape(samples, -1).cpu()
+        errors, scale = (left - right).abs().amax(1), left.abs().amax(1)
+        shares = torch.where(errors == 0, 0.0, errors / scale)
+        scores = torch.maximum(scores, torch.where(torch.isnan(shares), math.inf, shares))
+    return scores

@@ -9,7 +9,7 @@ from bnretrofit.batches import checked_device
 from bnretrofit.certificate import certify, discrepancies
 from bnretrofit.errors import InputRejectedError, VerificationError
 from bnretrofit.publishing import publish_file
-from bnretrofit.workflows.comparing import open_both, preprocessing_of
+from bnretrofit.workflows.comparing import difference_outside, open_both, preprocessing_of
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for
 
@@ -31,7 +31,9 @@ def certificate_of(
     target = checked_device(device)
     left, right = first.model.to(target), second.model.to(target)
     example = example_for(preprocessing_of(first, second, images), left)
-    return {"files": [_file(first), _file(second)], **certify(left, right, example)}
+    document = {"files": [_file(first), _file(second)], **certify(left, right, example)}
+    outside = difference_outside(first, second)
+    return document if outside is None else {**document, "proved": False, "difference": outside[0]}
 
 
 def write_certificate(path: Path, document: dict[str, Any], *, overwrite: bool) -> None:
@@ -62,7 +64,7 @@ def check_certificate(
         why = getattr(error, "strerror", None) or str(error)
         raise InputRejectedError("the certificate cannot be read", where=str(path), why=why) from error
     found = certificate_of(a, b, models, images, device)
-    problems = [] if _digests(said) == _digests(found) else ["it is one of other files"]
+    problems = [] if _files(said) == _files(found) else ["it is one of other files"]
     problems += discrepancies(said, found)
     if problems:
         raise VerificationError(
@@ -74,9 +76,12 @@ def check_certificate(
     return found
 
 
-def _digests(document: Any) -> list[Any] | None:
+def _files(document: Any) -> list[Any] | None:
+    """All that is said of both files, but for what they are called."""
     files = document.get("files") if isinstance(document, dict) else None
-    return [file.get("sha256") for file in files if isinstance(file, dict)] if isinstance(files, list) else None
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        return None
+    return [{key: value for key, value in file.items() if key != "name"} for file in files]
 
 
 def _other_kernel(said: Any, found: dict[str, Any]) -> str | None:

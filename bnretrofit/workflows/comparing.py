@@ -22,7 +22,7 @@ from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of
 from bnretrofit.workflows.input_files import read_inputs
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
-__all__ = ["Compared", "compare", "failed", "open_both", "preprocessing_of", "verify_checkpoints"]
+__all__ = ["Compared", "compare", "difference_outside", "failed", "open_both", "preprocessing_of", "verify_checkpoints"]
 
 
 ONNX = ".onnx"
@@ -97,6 +97,8 @@ def verify_checkpoints(
     """
     first, second = open_both(a, b, models)
     preprocessing = preprocessing_of(first, second, images)
+    if replayed is not None and images.folder is not None:
+        raise UsageError("--inputs and -d exclude each other", remedy="run one after the other")
     target = checked_device(device)
     left, right = first.model.to(target), second.model.to(target)
     notes = (*first.notes, *second.notes)
@@ -162,10 +164,10 @@ def _same_part(first: Opened, second: Opened) -> tuple[Opened, Opened]:
     return tuple(opened if opened.submodule == name else part_of(opened, name) for opened in (first, second))  # type: ignore[return-value]
 
 
-def _with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
-    """The report on a part, failed if the models differ outside it."""
+def difference_outside(first: Opened, second: Opened) -> tuple[str, str] | None:
+    """Where models of which parts are compared differ besides: a sentence, and the module; None if nowhere."""
     if first.whole is None or second.whole is None:
-        return report
+        return None
     inside = f"{first.submodule}."
     a, b = (
         {name: tensor for name, tensor in opened.whole.state_dict().items() if not name.startswith(inside)}  # type: ignore[union-attr]
@@ -175,6 +177,14 @@ def _with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
         (name for name in [*a, *b] if name not in a or name not in b or not torch.equal(a[name], b[name])), None
     )
     if other is None:
+        return None
+    return f"the tensor '{other}' outside '{first.submodule}' differs", other.rpartition(".")[0]
+
+
+def _with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
+    """The report on a part, failed if the models differ outside it."""
+    outside = difference_outside(first, second)
+    if outside is None:
         return report
-    why = f"the tensor '{other}' outside '{first.submodule}' differs"
-    return replace(report, passed=False, proved=False, reason=why, difference=why, layer=other.rpartition(".")[0])
+    why, layer = outside
+    return replace(report, passed=False, proved=False, reason=why, difference=why, layer=layer)

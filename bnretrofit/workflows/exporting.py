@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bnretrofit.exporting.programs import captured, save_program
 from bnretrofit.exporting.timm_folders import save_timm_folder
 from bnretrofit.findings import Tried
 from bnretrofit.norms import is_batch_norm
-from bnretrofit.publishing import PendingFile, PendingFolder
+from bnretrofit.publishing import PendingFile, PendingFolder, check_place, check_space
 from bnretrofit.serialising import serialise
 from bnretrofit.trials.alignment import align
 from bnretrofit.trials.inputs import EXTREMES, extreme_like, random_like
@@ -32,9 +31,6 @@ __all__ = ["FORMATS", "ExportChoice", "Exported", "export_checkpoint"]
 
 FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", "": "local-dir"}
 """By the output's suffix; a folder has none."""
-
-MOST = 64
-"""Images that are run where nobody says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +111,8 @@ def export_checkpoint(
         raise UsageError(f"the format is not known by the name '{output.name}'", remedy=f"name it {names}, or --format")
     if choice.check_compile and form == "onnx":
         raise UsageError("torch.compile is not for ONNX files", remedy="check it with an output named .pt2")
+    output = output if output.name not in ("", "..") else output.resolve()
+    check_place(output, overwrite=overwrite, own=PendingFolder.own if form == "local-dir" else None)
     opened = open_model(path, model)
     network = opened.model.eval()
     align((network,))
@@ -124,16 +122,12 @@ def export_checkpoint(
     notes, inputs = list(opened.notes), {}
     if images.folder is not None:
         batches = batches_of(images, preprocessing)
-        given = [
-            batch.to(example.dtype) for batch in islice(batches, -(-(images.num_images or 64) // images.batch_size))
-        ]
+        given = [batch.to(example.dtype) for batch in batches]
         # Where images keep their sizes, the first one's is what is exported.
         example = given[0][:1]
         same = [batch for batch in given if batch.shape[1:] == example.shape[1:]]
         if len(same) < len(given):
-            notes.append(
-                f"only images of {example.shape[2]} x {example.shape[3]} px were run: that is what is exported"
-            )
+            notes.append(f"only images of {example.shape[2]} x {example.shape[3]} px were run: so much is exported")
         inputs = {f"given {number}": batch for number, batch in enumerate(same)}
         notes += notes_on(batches)
     like = next(iter(inputs.values()), example.expand(4, *example.shape[1:]))
@@ -141,13 +135,23 @@ def export_checkpoint(
     inputs |= {kind: extreme_like(kind, like, {dtype_of(network)}) for kind in EXTREMES}
     # Every shape is compiled anew.
     usual = {name: batch for name, batch in inputs.items() if name not in EXTREMES}
-    how = How(_opened_as(form), str(opened.name), opened.num_classes, model.trust_code, torch.get_num_threads())
+    how = How(
+        _opened_as(form),
+        str(opened.name),
+        opened.num_classes,
+        trust_code=model.trust_code,
+        submodule=opened.submodule,
+        threads=torch.get_num_threads(),
+    )
+    check_space(output, network.state_dict())
     pending = PendingFolder if form == "local-dir" else PendingFile
     with pending(output, _writing(form, opened, example, choice), overwrite=overwrite) as made:
         trials = _tried(network, made.made(), how, inputs)
         compiled = _tried(network, made.made(), replace(how, compiled=True), usual) if choice.check_compile else None
         norms = _norms_left(form, made.made(), network)
         reason = next(iter(trials.reasons().values()), None)
+        if form == "onnx" and norms > _norms_left("", made.made(), network):
+            reason = f"the exporter made {norms} norms, more than the model has"
         if reason is None and compiled is not None:
             reason = next((f"compiled, {reason}" for reason in compiled.reasons().values()), None)
         if reason is not None and not choice.force:

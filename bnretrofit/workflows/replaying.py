@@ -29,6 +29,7 @@ class How:
         model: The model's name, for a checkpoint.
         num_classes: Of the model, where not the library's.
         trust_code: Permit running a Python file for it.
+        submodule: The part of it that is run; empty for all.
         threads: That torch computes with.
         compiled: Let torch.compile have the model first.
     """
@@ -37,6 +38,7 @@ class How:
     model: str | None = None
     num_classes: int | None = None
     trust_code: bool = False
+    submodule: str = ""
     threads: int = 1
     compiled: bool = False
 
@@ -88,7 +90,8 @@ def opened(path: Path, how: How) -> Any:
         return open_timm_folder(path)
     from bnretrofit.workflows.opening import ModelChoice, open_model
 
-    return open_model(path, ModelChoice(how.model, None, how.num_classes, how.trust_code)).model
+    choice = ModelChoice(how.model, None, how.num_classes, how.trust_code, submodule=how.submodule)
+    return open_model(path, choice).model
 
 
 def main(path: str, how: str, given: str, found: str) -> None:

@@ -46,7 +46,9 @@ search_options = stacked(
         show_default=True,
         help="train: also tell how far batch statistics move B's outputs, by batch size, and if norms train alike.",
     ),
-    click.option("--inputs", type=FILE, metavar="FILE", help="Run the inputs that --save-inputs kept, too."),
+    click.option(
+        "--inputs", type=FILE, metavar="FILE", help="Run the inputs that --save-inputs kept, instead of images."
+    ),
     click.option(
         "--save-inputs",
         type=FILE,
@@ -142,8 +144,8 @@ def command(
     if done.accuracy is not None:
         show(f"  accuracy    top-1 {100 * done.accuracy[0]:.2f} % and {100 * done.accuracy[1]:.2f} %")
     if save_inputs is not None:
-        again = f"run them again with --inputs {save_inputs}"
-        show(f"  inputs      {again if written else 'none kept: the outputs are equal on all'}")
+        none = "none kept: the outputs are equal on all" if done.report.bit_identical else "none could be kept"
+        show(f"  inputs      {f'run them again with --inputs {save_inputs}' if written else none}")
     if certified:
         show(f"  certificate {certify}")
     return exit_code

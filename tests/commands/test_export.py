@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnretrofit.errors import UsageError
 from bnretrofit.exporting import onnx_files
 from bnretrofit.exporting.onnx_files import OnnxModel
+from bnretrofit.publishing import PendingFolder
 from bnretrofit.workflows import exporting
 from tests.commands import factories
-from tests.commands.running import DIGITS, MODEL, VAL, Place, factory, rewrite, run, tensors_of
+from tests.commands.running import DIGITS, MODEL, VAL, Place, factory, rewrite, run, save_state, tensors_of
 
 ODD = """
 from torch import nn
@@ -32,6 +34,13 @@ class Odd(nn.Module):
 def odd():
     return Odd()
 """
+
+
+def timm_model() -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model("test_convnext", num_classes=7)
+    return model.eval()
 
 
 def operators(path: Path) -> Counter[str]:
@@ -92,6 +101,14 @@ def test_a_program_is_the_model_bit_for_bit(place: Place) -> None:
         assert torch.equal(torch.export.load(output).module()(x), loaded(place.plain)(x))
 
 
+@pytest.mark.parametrize("name", ["part.pth", "part.onnx"])
+def test_a_part_is_run_as_a_part(place: Place, name: str) -> None:
+    part = next(key for key, _ in factories.plain().named_children())
+    command = ("export", place.plain, "-m", factory("plain"), "--trust-code", "-d", place.images)
+    done = run(*command, "--submodule", part, "-o", place.out / name, "--json")
+    assert done.code == 0, done.out
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_checkpoint_has_the_same_tensors(place: Place, suffix: str) -> None:
     output = place.out / f"copy{suffix}"
@@ -104,8 +121,8 @@ def test_a_checkpoint_has_the_same_tensors(place: Place, suffix: str) -> None:
 def test_a_folder_opens_in_timm(place: Place, tmp_path: Path) -> None:
     import timm
 
-    model = timm.create_model("test_convnext", num_classes=7).eval()
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    model = timm_model()
+    save_state(tmp_path / "weights.pth", model)
     folder = place.out / "network"
     command = ("export", tmp_path / "weights.pth", "-m", "timm:test_convnext", "-o", folder, "--json")
     document = run(*command).document
@@ -116,10 +133,36 @@ def test_a_folder_opens_in_timm(place: Place, tmp_path: Path) -> None:
         assert torch.equal(made(x), model(x))
     assert json.loads((folder / "config.json").read_text())["num_classes"] == 7
     assert run(*command).document["error"]["kind"] == "UsageError"
-    (folder / "mine.txt").write_text("old")
     assert run(*command, "--overwrite").document["passed"]
-    assert not (folder / "mine.txt").exists(), "a folder is replaced as a whole"
     assert [path.name for path in place.out.iterdir()] == ["network"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    readable = folder.stat().st_mode & 0o444
+    assert folder.stat().st_mode & 0o111 == readable >> 2
+    assert all(path.stat().st_mode & 0o444 == readable for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "mine.txt"])
+def test_a_folder_with_anything_else_in_it_is_left_alone(place: Place, name: str) -> None:
+    folder = place.out / "network"
+    folder.mkdir()
+    save_state(folder / name, timm_model())
+    weights = place.folder / "weights.pth" if name == "mine.txt" else folder / name
+    save_state(weights, timm_model())
+    done = run("export", weights, "-m", "timm:test_convnext", "-o", folder, "--overwrite", "--json")
+    assert (done.code, done.document["error"]["kind"]) == (2, "UsageError")
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_what_comes_to_be_there_meanwhile_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "network"
+    with PendingFolder(folder, lambda made: made.mkdir(), overwrite=False) as pending:
+        pending.made()
+        folder.mkdir()
+        (folder / "precious").write_text("mine")
+        with pytest.raises(UsageError, match="exists"):
+            pending.publish()
+    assert [path.name for path in folder.iterdir()] == ["precious"]
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]
 
 
 def test_only_timm_s_own_architectures_become_its_folders(place: Place) -> None:
@@ -159,13 +202,20 @@ def test_what_is_not_the_same_function_is_not_left_there(place: Place, monkeypat
         ("plain.tflite", (), "the format is not known"),
         ("plain.onnx", ("--check-compile",), "not for ONNX files"),
         ("no-such-folder/plain.onnx", (), "does not exist"),
-        ("plain.pth", ("--format", "onnx", "--opset", "3"), "opset"),
+        ("plain.onnx", ("--opset", "3"), "opset"),
     ],
 )
 def test_what_cannot_be_had_is_refused(place: Place, output: str, options: tuple[str, ...], said: str) -> None:
     done = export(place, place.plain, place.out / output, *options)
     assert done.code == 2
     assert said in done.document["error"]["message"]
+    assert not list(place.out.iterdir())
+
+
+def test_an_opset_that_the_exporter_does_not_give_is_refused(place: Place) -> None:
+    done = export(place, place.plain, place.out / "plain.onnx", "--opset", 99)
+    assert done.code == 4
+    assert "opset 99" in done.document["error"]["message"]
     assert not list(place.out.iterdir())
 
 

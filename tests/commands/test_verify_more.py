@@ -1,6 +1,7 @@
 """`bnretrofit verify`: layer by layer, uphill, in training mode, with inputs kept and with a certificate."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_inputs_that_are_kept_show_the_difference_again(small: Path, wrong: Path
     assert torch.equal(tensors_of(kept)["given"], worst["given"])
 
 
+def test_inputs_and_images_exclude_each_other(small: Path, place: Place) -> None:
+    command = ("verify", plain_of(small), small, "--trust-code", "-d", place.images)
+    assert run(*command, "--inputs", place.out / "no-such-file.safetensors").code == 2
+
+
+def test_without_images_layers_are_compared_on_random_inputs(small: Path, wrong: Path) -> None:
+    done = run("verify", plain_of(small), wrong, "--trust-code", "--per-layer", "--adversarial", 3, "--json")
+    report = done.document["report"]
+    assert report["layers"]
+    tried = {kind["kind"]: kind for kind in report["tried"]}
+    assert tried["adversarial"]["max_rel_error"] > tried["random"]["max_rel_error"]
+
+
 def test_of_equal_files_no_input_is_kept(small: Path, place: Place) -> None:
     kept = place.out / "worst.safetensors"
     done = run("verify", plain_of(small), small, "--trust-code", "-d", place.images, "--save-inputs", kept)
@@ -126,28 +140,37 @@ def test_a_certificate_does_not_hold_for_other_files(certificate: Path, small: P
         assert "one of other files" in done.error
 
 
-def changed(document: Any, key: str) -> Any:
-    """A certificate with one thing in it changed."""
-    if key == "proved":
-        document["proved"] = False
-    elif key == "factor":
-        document["norms"][0]["factors"] = 1.0000001
-    elif key == "norm":
-        document["norms"].pop()
-    elif key == "tensor":
-        document["tensors"][0]["b_sha256"] = "0" * 64
-    elif key == "file":
-        document["files"][1]["sha256"] = "0" * 64
-    elif key == "lacking":
-        del document["norms"]
-    else:
-        return [1, 2]
-    return document
+def put(*path: Any) -> Callable[[Any], None]:
+    """Puts the last of these at the place that the others name."""
+
+    def edit(document: Any) -> None:
+        for key in path[:-2]:
+            document = document[key]
+        document[path[-2]] = path[-1]
+
+    return edit
 
 
-@pytest.mark.parametrize("key", ["proved", "factor", "norm", "tensor", "file", "lacking", "none"])
-def test_a_certificate_that_was_edited_does_not_hold(certificate: Path, small: Path, key: str) -> None:
-    certificate.write_text(json.dumps(changed(json.loads(certificate.read_text()), key)))
+EDITS: dict[str, Callable[[Any], None]] = {
+    "proved": put("proved", False),
+    "difference": put("difference", "none to speak of"),
+    "factor": put("norms", 0, "factors", 1.0000001),
+    "tensor": put("tensors", 0, "b_sha256", "0" * 64),
+    "file": put("files", 1, "sha256", "0" * 64),
+    "stage": put("files", 1, "stage", "folded"),
+    "kernel": put("kernel", "torch", "0"),
+    "inputs": put("inputs", "tensor", [2, 3, 8, 8]),
+    "norm": lambda document: document["norms"].pop(),
+    "lacking": lambda document: document.pop("norms"),
+    "other": lambda document: document.clear(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_certificate_that_was_edited_does_not_hold(certificate: Path, small: Path, edit: Any) -> None:
+    document = json.loads(certificate.read_text())
+    edit(document)
+    certificate.write_text(json.dumps(document))
     done = run("verify", plain_of(small), small, "--trust-code", "--certificate", certificate)
     assert done.code == 3
     assert "does not hold" in done.error

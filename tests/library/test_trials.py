@@ -3,6 +3,7 @@
 import copy
 import math
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -34,10 +35,16 @@ def pairs_of(*names: str) -> list[tuple[Point, Point]]:
 def test_results_of_one_layer_at_a_time_are_held_and_shown_in_order() -> None:
     a, b = chain().eval(), chain().eval()
     seen: list[int] = []
+    shown: list[weakref.ref[Tensor]] = []
     x = images()
-    outputs = side_by_side(
-        (a, b), (x.clone(), x.clone()), pairs_of("0", "4", "8", "11"), lambda number, *_: seen.append(number)
-    )
+
+    def visit(number: int, *results: Tensor) -> None:
+        seen.append(number)
+        # The last layer reads the memory of the one before it, which was changed in place.
+        assert number == 3 or all(result() is None for result in shown), "what was shown before is gone"
+        shown.extend(weakref.ref(result) for result in results)
+
+    outputs = side_by_side((a, b), (x.clone(), x.clone()), pairs_of("0", "4", "8", "11"), visit)
     assert seen == [0, 1, 2, 3]
     with torch.no_grad():
         assert torch.equal(outputs[0][0], a(x))
@@ -285,6 +292,15 @@ def test_drift_falls_with_the_batch_and_is_measured_over_the_same_samples() -> N
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert not any(module.training for module in model.modules())
     assert drift_by_batch_size(chain().eval(), [images(8)]) == ()
+    batches = [images(20), images(20, size=12), images(20)]
+    assert [drift.samples for drift in drift_by_batch_size(model, batches)] == [40, 40, 32]
+    x = torch.cat([batches[0], batches[2]])
+    # Each group by itself, from the same running statistics.
+    groups = [drift_by_batch_size(model, [group])[0].relative_rms for group in x.split(2)]
+    with torch.no_grad():
+        sizes = [float(model(group).double().square().sum()) for group in x.split(2)]
+    wanted = (sum(r * r * size for r, size in zip(groups, sizes, strict=True)) / sum(sizes)) ** 0.5
+    assert drift_by_batch_size(model, batches)[0].relative_rms == pytest.approx(wanted, rel=1e-6)
     report = verify(chain().eval(), model, [images(8)], training=True)
     assert [drift.batch_size for drift in report.drift] == [2, 8]
 
@@ -302,6 +318,14 @@ def test_the_worst_sample_of_each_kind_is_kept() -> None:
         errors = [(model(x) - other(x)).abs().amax(1) for x in batches]
         kept = (model(worst["given"]) - other(worst["given"])).abs().max()
     assert float(kept) == pytest.approx(float(torch.cat(errors).max()), rel=1e-5)
+    # By what is allowed, which is relative to a sample's own outputs: the second is off by less, and by more of it.
+    scaled = torch.tensor([[1000.0, 0.0], [0.5, 0.0]])
+    off = torch.tensor([[0.01, 0.0], [0.005, 0.0]])
+    trials = Trials((Bent(), Bent()), tolerance_for(torch.float32), keep_worst=True)
+    trials.add("given", scaled, ([scaled], [scaled + off]))
+    assert torch.equal(trials.worst["given"], scaled[1:])
+    trials.add("random", scaled, ([scaled], [scaled * torch.tensor([[1.0], [math.nan]])]))
+    assert torch.equal(trials.worst["random"], scaled[1:])
     none: dict[str, Tensor] = {}
     verify_labelled(model, model, batches, Checks(worst=none))
     assert not none
