@@ -1,6 +1,7 @@
 """Two models and batches -> Report: are they the same function?"""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -121,25 +122,25 @@ def verify_labelled(
     first = [] if example is not None else [next(iterator)]
     model_input = example if example is not None else first[0]
     compared = GraphsCompared.of(a, b, model_input, graphs)
-    layers = _layers(compared, models) if checks.per_layer else None
     kept: list[Batch] = []
-    for batch in chain(first, iterator):
-        outputs = outputs_of(models, batch) if layers is None else layers.run(batch)
-        trials.add("given", batch, outputs)
-        if accuracy is not None and (pair := ranked(outputs)) is not None:
-            accuracy.add(pair)
-        if checks.training and sum(map(sample_count, kept)) < max(DRIFT_SIZES):
-            kept.append(inputs_for(models, batch)[1])
-    floor_input = inputs_for(models, model_input)[0]
-    if layers is not None and not layers.largest and is_floating(model_input):
-        floor_input = random_like(floor_input)
-        layers.run(floor_input)
+    with _layers(compared, models) if checks.per_layer else nullcontext() as layers:
+        for batch in chain(first, iterator):
+            outputs = outputs_of(models, batch) if layers is None else layers.run(batch)
+            trials.add("given", batch, outputs)
+            if accuracy is not None and (pair := ranked(outputs)) is not None:
+                accuracy.add(pair)
+            if checks.training and sum(map(sample_count, kept)) < max(DRIFT_SIZES):
+                kept.append(inputs_for(models, batch)[1])
+        some = inputs_for(models, model_input)[0]
+        if layers is not None and not layers.largest and is_floating(model_input):
+            some = random_like(some)
+            layers.run(some)
     trials.try_others(model_input, checks.adversarial_steps)
     if checks.floor:
         trials.measure_floors()
     if checks.worst is not None:
         checks.worst.update(trials.worst)
-    found = None if layers is None else layers.found(trials.floor, floor_input, tolerance.rtol)
+    found = None if layers is None else layers.found(trials.floor, some, tolerance.rtol)
     report = _report(compared, trials, found, drift_by_batch_size(models[1], kept) if kept else ())
     return _judged_in_training(report, models) if checks.training else report
 
@@ -152,8 +153,8 @@ def _judged_in_training(report: Report, models: Models) -> Report:
     return replace(report, passed=False, proved=False, reason=what, difference=what, layer=layer)
 
 
-def _layers(compared: GraphsCompared, models: Models) -> LayerErrors | None:
-    return None if compared.graphs is None else LayerErrors(models, paired_points(*compared.graphs))
+def _layers(compared: GraphsCompared, models: Models) -> AbstractContextManager[LayerErrors | None]:
+    return nullcontext() if compared.graphs is None else LayerErrors(models, paired_points(*compared.graphs))
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from bnretrofit.errors import InputRejectedError
 from bnretrofit.findings import LayerError
 from bnretrofit.trials.floor import FLOOR_SAMPLES, ReferenceFloor
 from bnretrofit.trials.inputs import first_samples
-from bnretrofit.trials.lockstep import Point, side_by_side
+from bnretrofit.trials.lockstep import Point, SideBySide
 from bnretrofit.trials.pairing import Pair
 from bnretrofit.trials.running import Models, Outputs, input_for, inputs_for
 
@@ -33,10 +34,17 @@ class LayerErrors:
         self.models = models
         self.pairs = pairs
         self.largest: dict[int, tuple[float, float]] = {}
+        self._runs = SideBySide(models, pairs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._runs.__exit__(*error)
 
     def run(self, batch: Batch) -> Outputs:
         """Run both models on a batch, compare at every point, and return what they return."""
-        return side_by_side(self.models, inputs_for(self.models, batch), self.pairs, self._visit)
+        return self._runs.run(inputs_for(self.models, batch), self._visit)
 
     def _visit(self, number: int, a: Tensor, b: Tensor) -> None:
         found, before = layer_error(a, b), self.largest.get(number, (0.0, 0.0))
@@ -96,7 +104,8 @@ def _floors(floor: ReferenceFloor, example: Batch, points: list[Point]) -> dict[
 
     batches = input_for(exact, some, torch.float64), input_for(floor.model, some, None)
     try:
-        side_by_side((exact, floor.model), batches, [(point, point) for point in points], visit)
+        with SideBySide((exact, floor.model), [(point, point) for point in points]) as runs:
+            runs.run(batches, visit)
     except InputRejectedError:
         return {}
     return {number: error for number, error in found.items() if math.isfinite(error)}

@@ -20,12 +20,17 @@ from bnretrofit.trials.drift import drift_by_batch_size
 from bnretrofit.trials.floor import ReferenceFloor
 from bnretrofit.trials.inputs import EXTREMES, extreme_like
 from bnretrofit.trials.layers import layer_error
-from bnretrofit.trials.lockstep import Point, side_by_side
+from bnretrofit.trials.lockstep import Point, SideBySide
 from bnretrofit.trials.running import outputs_of
 from bnretrofit.trials.trying import Trials
 from bnretrofit.verification import Checks, verify_labelled
 from tests.library.networks import CalledTwice, Residual, Tokens, chain, images, with_own_norms
 from tests.library.observing import part, randomised
+
+
+def side_by_side(models: Any, batches: Any, pairs: Any, visit: Any) -> Any:
+    with SideBySide(models, pairs) as runs:
+        return runs.run(batches, visit)
 
 
 def pairs_of(*names: str) -> list[tuple[Point, Point]]:
@@ -95,6 +100,12 @@ def test_an_error_in_either_model_ends_both(failing: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         side_by_side((good, good), (x, x), pairs_of("0", "4"), refuse)
+    # After a failure, the next batch is run as if there had been none.
+    with SideBySide((good, copy.deepcopy(good)), pairs_of("0", "4")) as runs:
+        with pytest.raises(KeyboardInterrupt):
+            runs.run((x.clone(), x.clone()), refuse)
+        outputs = runs.run((x.clone(), x.clone()), lambda *_: None)
+        assert torch.equal(outputs[0][0], outputs[1][0])
     assert threading.active_count() == before
     assert not any(module._forward_hooks for module in good.modules())
 
