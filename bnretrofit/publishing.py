@@ -261,9 +261,8 @@ def _told(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOTEMPTY:
             raise _exists(path) from error
         raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        # torch.save reports a full disk as a RuntimeError, safetensors a name that is no text as a UnicodeError, and
-        # protobuf a file that is too large as a ValueError.
+    except (RuntimeError, UnicodeError, SafetensorError) as error:
+        # torch.save reports a full disk as a RuntimeError, safetensors a name that is no text as a UnicodeError.
         raise ResourceError("the output cannot be written", where=str(path), why=str(error)) from error
 
 

@@ -33,6 +33,8 @@ class ReferenceFloor:
         self._exact: nn.Module | None = None
         if dtype_of(model) == torch.float64:
             self.obstacle = "the model is in float64 itself"
+        elif next(model.parameters(), None) is None and next(model.buffers(), None) is None:
+            self.obstacle = "the model has no tensors that could be float64"
 
     @property
     def exact(self) -> nn.Module | None:

@@ -96,7 +96,14 @@ class Trials:
         if found is None:
             self.notes.append("no adversarial input was searched for: the outputs have no difference to climb")
             return
-        self.add("adversarial", found, outputs_of(self.models, found))
+        # One by one: where the reference itself overflows on one, the others still tell.
+        for number in range(sample_count(found)):
+            one = _sample(found, number)
+            outputs = outputs_of(self.models, one)
+            if _all_finite(outputs):
+                self.add("adversarial", one, outputs)
+        if "adversarial" not in self.by_kind:
+            self.notes.append("no adversarial input was tried: the first model's outputs are not finite there")
 
     def measure_floors(self) -> None:
         """Measure the floor of every kind that has none yet."""
@@ -193,8 +200,12 @@ def _keep_worst(trial: Trial, batch: Batch, outputs: Outputs) -> None:
     scores = _scores(outputs, sample_count(batch))
     highest, number = scores.max(0)
     if trial.worst is None or float(highest) > trial.worst[0]:
-        row = map_tensors(lambda tensor: tensor[int(number)][None].clone() if tensor.dim() else tensor, batch)
-        trial.worst = float(highest), row
+        trial.worst = float(highest), _sample(batch, int(number))
+
+
+def _sample(batch: Batch, number: int) -> Batch:
+    """A batch of one of a batch's samples."""
+    return map_tensors(lambda tensor: tensor[number : number + 1].clone() if tensor.dim() else tensor, batch)
 
 
 def _scores(outputs: Outputs, samples: int) -> Tensor:
