@@ -55,15 +55,13 @@ def weight_error(a: Weight, b: Weight, *, exact: bool) -> float:
     if not worst or a.tensor.dim() < 2:
         return worst / largest if largest else 0.0
     least, slack = SMALL_ELEMENT * largest, max(_half_step(a.tensor.dtype), _half_step(b.tensor.dtype))
-    return max(
-        float(
-            (
-                ((left - right).abs() - slack).clamp_min(0) / torch.maximum(left.abs(), right.abs()).clamp_min(least)
-            ).max()
-        )
-        for left, right in _products(a, b)
-        if left.numel()
-    )
+    return max(_largest_share(left, right, least, slack) for left, right in _products(a, b) if left.numel())
+
+
+def _largest_share(left: Tensor, right: Tensor, least: float, slack: float) -> float:
+    """The largest difference of an element, as far as it is beyond the slack, relative to it or to the least one."""
+    beyond = ((left - right).abs() - slack).clamp_min(0)
+    return float((beyond / torch.maximum(left.abs(), right.abs()).clamp_min(least)).max())
 
 
 def _half_step(dtype: torch.dtype) -> float:

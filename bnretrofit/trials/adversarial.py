@@ -55,18 +55,14 @@ def _error_per_sample(models: Models, leaves: list[Tensor], layout: TreeSpec) ->
     pairs = [
         (a.flatten(1).float(), b.to(a.device).flatten(1).float())
         for a, b in zip(first, second, strict=False)
-        if isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.shape == b.shape
-        and a.dim() > 1
-        and a.is_floating_point()
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and _can_be_climbed(a)
     ]
     if not pairs or len(first) != len(second):
         return None
     shares = [
         (a - b).square().sum(1) / a.detach().square().sum(1).clamp_min(torch.finfo(a.dtype).tiny) for a, b in pairs
     ]
-    return torch.stack(shares).sum(0) if shares else None
+    return torch.stack(shares).sum(0)
 
 
 def _can_be_climbed(output: Tensor) -> bool:
