@@ -25,6 +25,7 @@ __all__ = [
     "check_place",
     "check_space",
     "publish_file",
+    "publish_text",
     "write",
 ]
 
@@ -128,6 +129,15 @@ def publish_file(path: Path, writing: Callable[[Path], None], *, overwrite: bool
     """
     with PendingFile(path, writing, overwrite=overwrite) as pending:
         pending.publish()
+
+
+def publish_text(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a text, whole or not at all; see `publish_file`."""
+
+    def writing(made: Path) -> None:
+        made.write_text(text, encoding="utf-8")
+
+    publish_file(path, writing, overwrite=overwrite)
 
 
 class PendingFile:

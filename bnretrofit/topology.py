@@ -5,10 +5,10 @@ import re
 from torch import fx
 
 from bnretrofit.capture import Graph, inputs_of, op_of
-from bnretrofit.layers import LAYER_OPS
+from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.readers import readers
 
-__all__ = ["following_norm", "output_layers"]
+__all__ = ["NORM_OPS", "following_norm", "normalises", "output_layers", "rearranges"]
 
 NORM_OPS = ("aten.batch_norm.", "aten.layer_norm.", "aten.group_norm.", "aten.instance_norm.", "aten.rms_norm.")
 
@@ -41,12 +41,25 @@ def following_norm(graph: Graph, node: fx.Node) -> str | None:
         (node,) = read_by
         if node.op != "call_function":
             return None
-        owner = graph.owner(node)
-        if op_of(node).startswith(NORM_OPS) or _NORM_CLASS.search(type(owner).__name__):
-            return f"{type(owner).__name__} '{graph.owners[node]}'"
-        if not _SHAPE_OPS.search(op_of(node)):
+        if normalises(graph, node):
+            return f"{type(graph.owner(node)).__name__} '{graph.owners[node]}'"
+        if not rearranges(node):
             return None
     return None
+
+
+def normalises(graph: Graph, node: fx.Node) -> bool:
+    """Whether a call is a norm's, or a part of one; a class that is called so and holds layers is none."""
+    owner = graph.owner(node)
+    if op_of(node).startswith(NORM_OPS):
+        return True
+    called_so = _NORM_CLASS.search(type(owner).__name__) is not None
+    return called_so and all(kind_of(module) is None for module in owner.modules())
+
+
+def rearranges(node: fx.Node) -> bool:
+    """Whether a call gives a tensor's values another shape, order or place, and no other values."""
+    return bool(_SHAPE_OPS.search(op_of(node)))
 
 
 def output_layers(graph: Graph) -> set[fx.Node]:
@@ -75,7 +88,7 @@ def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int) -> set[fx.
         if len(read) > 1:
             break
         name = op_of(node)
-        if not any_op and not (_SHAPE_OPS.search(name) or _READOUT_OPS.search(name) or _RESCALING.match(name)):
+        if not any_op and not (rearranges(node) or _READOUT_OPS.search(name) or _RESCALING.match(name)):
             return None
         (node,) = read
     # Two heads averaged, or an input added to a residual: one join, since a trunk of residual blocks is no head.

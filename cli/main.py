@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "running",
     "verify": "verifying",
     "export": "exporting",
+    "report": "reporting",
     "inspect": "inspecting",
     "demo": "demonstrating",
     "env": "environment",

@@ -14,11 +14,10 @@ from bnretrofit.layers import LAYER_OPS, kind_of
 from bnretrofit.norm_calls import backward_norms
 from bnretrofit.norms import is_fixed_norm
 from bnretrofit.standing import Normed
+from bnretrofit.topology import NORM_OPS
 from bnretrofit.trials.lockstep import Point
 
 __all__ = ["Pair", "paired_points"]
-
-NORM_OPS = ("aten.batch_norm.", "aten.layer_norm.", "aten.group_norm.", "aten.instance_norm.", "aten.rms_norm.")
 
 Pair = tuple[Point, Point]
 

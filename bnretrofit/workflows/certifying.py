@@ -1,14 +1,13 @@
 """What `bnretrofit verify --certify` writes, and `--certificate` checks."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bnretrofit.batches import checked_device
 from bnretrofit.certificate import certify, discrepancies
 from bnretrofit.errors import InputRejectedError, VerificationError
-from bnretrofit.publishing import publish_file
+from bnretrofit.publishing import publish_text
 from bnretrofit.workflows.comparing import difference_outside, open_both, preprocessing_of
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for
@@ -43,7 +42,7 @@ def write_certificate(path: Path, document: dict[str, Any], *, overwrite: bool) 
         RetrofitError: The file exists, or cannot be written.
     """
     text = json.dumps(document, indent=1, sort_keys=True)
-    publish_file(path, partial(_write, text), overwrite=overwrite)
+    publish_text(path, f"{text}\n", overwrite=overwrite)
 
 
 def check_certificate(
@@ -99,7 +98,3 @@ def _file(opened: Opened) -> dict[str, Any]:
         "model": str(opened.name),
         "stage": opened.stage,
     }
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text + "\n")

@@ -119,7 +119,15 @@ def fold_checkpoint(
     left = None if target is not None else plan_left(opened.plan, folded.plan)
 
     def header() -> dict[str, Any]:
-        return header_for(opened, stage="folded", model=name, preprocessing=preprocessing, changes=changes, plan=left)
+        return header_for(
+            opened,
+            stage="folded",
+            model=name,
+            preprocessing=preprocessing,
+            changes=changes,
+            plan=left,
+            fold=folded.plan,
+        )
 
     with PendingOutput(output, opened.tensors_with(folded.model), header, overwrite=overwrite) as pending:
         compared = _compared(network, folded, example, batches)

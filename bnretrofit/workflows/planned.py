@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from bnretrofit.capture import capture
+from bnretrofit.capture import Graph, capture
 from bnretrofit.planning import make_plan
 from bnretrofit.sites import Plan
 from bnretrofit.workflows.following import follow
@@ -35,15 +35,20 @@ class Planned:
         plan: The plan.
         model: The model's name.
         like: Name of the architecture that the result is to have, where that is another.
-        order: Names of modules and tensors in the order in which the model runs and reads them, where it was asked for.
+        graph: Of the model as it is; None where it was not asked for.
         notes: What was assumed, to be told to the user.
     """
 
     plan: Plan
     model: str
     like: str | None
-    order: tuple[str, ...]
+    graph: Graph | None
     notes: tuple[str, ...]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of modules and tensors in the order in which the model runs and reads them; none without a graph."""
+        return () if self.graph is None else _run_order(self.graph)
 
 
 def plan_model(
@@ -52,7 +57,7 @@ def plan_model(
     *,
     checkpoint: Path | None = None,
     img_size: int | None = None,
-    ordered: bool = False,
+    with_graph: bool = False,
 ) -> Planned:
     """Plan for an architecture, or for the one a checkpoint says it is. No tensor is computed.
 
@@ -61,7 +66,7 @@ def plan_model(
         choice: Which layers.
         checkpoint: A file, whose header then names the model.
         img_size: Side of the example image, instead of the model's own.
-        ordered: Tell in which order the model runs its layers, which takes one capture more.
+        with_graph: Keep the model's graph, which takes one capture more.
 
     Returns:
         The plan.
@@ -72,8 +77,8 @@ def plan_model(
     opened = architecture(model) if checkpoint is None else open_model(checkpoint, model)
     example = example_for(opened.preprocessing.overridden(img_size=img_size), opened.model)
     plan, like = decide(opened, choice, example, trust_code=model.trust_code)
-    order = _run_order(opened.model, example) if ordered else ()
-    return Planned(plan, str(opened.name), None if like is None else str(like), order, opened.notes)
+    graph = capture(opened.model, example) if with_graph else None
+    return Planned(plan, str(opened.name), None if like is None else str(like), graph, opened.notes)
 
 
 def decide(
@@ -110,9 +115,8 @@ def decide(
     return plan, None if like is None else like.name
 
 
-def _run_order(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+def _run_order(graph: Graph) -> tuple[str, ...]:
     """What runs when: a plan keeps sites and skips apart, and says of neither where it stands among the others."""
-    graph = capture(model, example)
     order: dict[str, None] = {}
     for node in graph.nodes:
         order.setdefault(graph.owners.get(node, ""))

@@ -1,5 +1,6 @@
 """`bnretrofit plan`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,8 @@ options = stacked(
     click.option(
         "--img-size", type=click.IntRange(min=1), help="Side of the example input, instead of the model's own."
     ),
+    click.option("--graph", type=FILE, metavar="FILE", help="Also draw the plan: .svg, or .html with the table."),
+    click.option("--overwrite", is_flag=True, help="Replace the file of --graph if it exists."),
     json_option,
 )
 
@@ -39,7 +42,7 @@ options = stacked(
 @click.argument("target", metavar="MODEL|CHECKPOINT")
 @options
 def command(target: str, *, as_json: bool, **given: Any) -> None:
-    """Show where BatchNorm would be inserted, where not, and why. Computes and writes nothing.
+    """Show where BatchNorm would be inserted, where not, and why. Computes nothing, and writes at most a picture.
 
     With --json, what it prints can be edited and given to `bnretrofit retrofit --plan`: the layers among its sites get
     a norm, all others do not.
@@ -50,25 +53,35 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
       bnretrofit plan torchvision:vgg16 --json > plan.json
       bnretrofit plan timm:vgg16 --exclude 'pre_logits.*'
       bnretrofit plan torchvision:vgg16 --like torchvision:vgg16_bn
+      bnretrofit plan timm:vit_tiny_patch16_224 --graph vit.html
     """
+    from bnretrofit.workflows.drawing import check_picture, draw_plan
     from bnretrofit.workflows.planned import plan_model
 
     path = FILE.convert(target, None, None)
     # What looks like a file is one, so that a missing file is called missing; a bare name may be a folder's, too.
     is_file = path.is_file() or path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and "/" in target)
+    picture: Path | None = given["graph"]
     with results_only():
+        if picture is not None:
+            check_picture(picture, overwrite=given["overwrite"])
         planned = plan_model(
             model_choice(given, given["model"] if is_file else target),
             plan_choice(given),
             checkpoint=path if is_file else None,
             img_size=given["img_size"],
-            ordered=not as_json,
+            with_graph=picture is not None or not as_json,
         )
+        if picture is not None:
+            draw_plan(planned, picture, overwrite=given["overwrite"])
     for text in (*planned.notes, *planned.plan.notes):
         note(text)
     if as_json:
         document = planned.plan.to_json()
         document["plan_schema_version"] = document.pop("schema_version")
-        emit_json("plan", {"model": planned.model, "like": planned.like, **document})
+        drawn = {} if picture is None else {"graph": str(picture)}
+        emit_json("plan", {"model": planned.model, "like": planned.like, **drawn, **document})
         return
     show(plan_text(planned.plan, planned.order))
+    if picture is not None:
+        show(f"\nwrote {picture}")

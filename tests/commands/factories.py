@@ -195,3 +195,20 @@ class Detector(nn.Module):
 
 def detector() -> nn.Module:
     return Detector()
+
+
+SCRIPT = "<script>document['title'] = 'taken'</script>"
+
+
+def hostile() -> nn.Module:
+    """Layers whose names are markup, a reference of its own, and letters that a terminal obeys."""
+    names = (SCRIPT, '"><img src=x onerror=alert(1)>', "&amp;\x1b[31m", "\N{RIGHT-TO-LEFT OVERRIDE}{{ 7 * 7 }}")
+    model = nn.Sequential()
+    for name in names:
+        model.add_module(name, nn.Conv2d(3, 3, 1))
+    return model
+
+
+def deep(layers: int = 400) -> nn.Sequential:
+    """Four hundred layers."""
+    return nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(layers)))

@@ -73,6 +73,20 @@ def heads(model: nn.Module, example: Any) -> set[str]:
     return {graph.owners[node] for node in found}
 
 
+class WithoutNorm(nn.Sequential):
+    """A network that is called as norms are, and does something itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self[0](x)
+        return found.relu()
+
+
+def test_a_network_that_is_called_as_norms_are_is_none() -> None:
+    graph = capture(WithoutNorm(nn.Conv2d(3, 4, 3)), images())
+    conv = next(node for node in graph.nodes if graph.owners[node] == "0")
+    assert following_norm(graph, conv) is None
+
+
 @pytest.mark.parametrize(
     ("after", "wanted"),
     [

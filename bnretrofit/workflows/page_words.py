@@ -1,0 +1,81 @@
+"""The sentences of a page that depend on what was found."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+
+from bnretrofit.findings import BatchDrift
+from bnretrofit.pages.content import Facts, Verified
+from bnretrofit.pages.layer_table import STATES, Row
+from bnretrofit.training import History
+from bnretrofit.workflows.opening import Opened
+from bnretrofit.workflows.reported import Subject
+
+__all__ = ["drift_note", "lead_of", "statistics_note", "summary_of"]
+
+STAGES = {
+    "original": "a network as it was trained; nothing has been inserted",
+    "retrofitted": "a network into which norms were inserted",
+    "finetuned": "a network with inserted norms, trained on",
+    "folded": "a network whose norms were folded into its weights",
+}
+
+
+def lead_of(opened: Opened, subject: Subject) -> str:
+    """What the page is of."""
+    part = f", of which the part '{opened.submodule}' is shown" if opened.submodule else ""
+    shown = f"A run; shown is {subject.checkpoint.name}, " if subject.run is not None else ""
+    sentence = f"{shown}{STAGES[opened.stage]}{part}: {opened.name}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def summary_of(network: nn.Module, rows: Sequence[Row], verified: Verified | None, history: History | None) -> Facts:
+    """The few facts that matter most."""
+    counts = Counter(row.state for row in rows)
+    facts = [(STATES[state], _layers(count)) for state, count in counts.items() if state not in ("", "norm")]
+    facts.append(("parameters", f"{sum(parameter.numel() for parameter in network.parameters()):,}"))
+    if verified is not None:
+        report = verified.report
+        level = "proved equal" if report.proved else "within tolerance" if report.passed else "not equal"
+        facts.append(("verification", level if report.passed else f"failed: {level}"))
+    scales = [row.statistics.scale.largest for row in rows if row.statistics and row.statistics.scale]
+    if scales:
+        facts.append(("largest scale of a norm", f"{max(scales):.4g}"))
+    best = None if history is None else history.best
+    if best is not None and best.val_top1 is not None and history is not None:
+        before = history.epochs[0].val_top1
+        begun = "" if before is None else f"{100 * before:.2f} % → "
+        facts.append(
+            (f"top-1, epoch {best.epoch} of {history.epochs[-1].epoch}", f"{begun}{100 * best.val_top1:.2f} %")
+        )
+    return tuple(facts)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
+def statistics_note(rows: Sequence[Row], *, has_norms: bool, images: bool) -> str:
+    """Where the figures of mean, variance and scale are from."""
+    if has_norms:
+        return "Means and variances are the norms’ running statistics; a scale is |weight| / √(variance + eps)."
+    if any(row.statistics for row in rows):
+        return "Means and variances were measured on the images; there is no norm, so there are no scales."
+    asked = "" if images else ": with images (-d) they are measured"
+    return f"There is no norm that keeps means and variances{asked}."
+
+
+def drift_note(drift: Sequence[BatchDrift], *, has_norms: bool, images: bool) -> str:
+    """What the drift is of, or why there is none."""
+    if not has_norms:
+        return (
+            "No norm uses batch statistics: in training the outputs are what they are in evaluation, but for dropout."
+        )
+    if not images:
+        return "Not measured: it takes images (-d)."
+    if not drift:
+        return "Not measured: it takes two images at least."
+    sizes = "; ".join(f"{each.relative_rms:.3g} at batch {each.batch_size}" for each in drift)
+    why = "Root mean square of what batch statistics move the outputs by, relative to that of the outputs"
+    return f"{why}, on {max(each.samples for each in drift)} images: {sizes}. Frozen statistics have none."

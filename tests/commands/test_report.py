@@ -1,0 +1,185 @@
+"""`bnretrofit report` and `plan --graph`: what they write, say and refuse."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.commands.running import DIGITS, MODEL, TRAIN, VAL, Place, factory, header_of, rewrite, run, tensors_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def folded(retrofitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("folded") / "folded.safetensors"
+    assert run("fold", retrofitted, "-o", output).code == 0
+    return output
+
+
+def report(target: Path, output: Path, *more: object) -> Any:
+    done = run("report", target, "-o", output, "--json", *more)
+    return done.document
+
+
+def test_a_retrofitted_file_is_held_against_what_it_folds_to(retrofitted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    told = report(retrofitted, page, "-d", VAL, "-n", 16)
+    assert (told["status"], told["exit_code"]) == ("ok", 0)
+    assert told["report"]["proved"]
+    assert told["accuracy"][0] == told["accuracy"][1] > 0.9
+    assert [layer["state"] for layer in told["layers"]] == ["inserted"] * 10 + ["skipped"]
+    plan = header_of(retrofitted)["plan"]
+    assert [layer["name"] for layer in told["layers"]][:10] == [site["name"] for site in plan["sites"]]
+    for layer, site in zip(told["layers"], plan["sites"], strict=False):
+        mean: Tensor = tensors_of(retrofitted)[f"{site['norm_name']}.running_mean"]
+        assert layer["statistics"]["mean"]["largest"] == float(mean.max())
+        assert layer["statistics"]["mean"]["least"] == float(mean.min())
+        assert layer["statistics"]["scale"]["largest"] == pytest.approx(1, rel=1e-5)
+    assert [each["batch_size"] for each in told["drift"]] == [2, 8]
+    assert told["provenance"]["Made from"]["sha256"] == header_of(retrofitted)["source"]["sha256"]
+    assert told["provenance"]["Calibrated on"]["images"] == "40"
+    text = page.read_text()
+    assert "Left alone: it makes the model&#39;s output (logits)" in text
+    assert "proved equal for every finite input</dt><dd>yes" in text
+
+
+def test_it_says_on_a_terminal_what_it_found(retrofitted: Path, tmp_path: Path) -> None:
+    done = run("report", retrofitted, "-o", tmp_path / "page.html")
+    assert done.code == 0
+    assert done.out.startswith("A network into which norms were inserted: bnretrofit:digits_vgg11.")
+    assert "verification             proved equal" in done.out
+    assert f"wrote {tmp_path / 'page.html'}: 11 layers" in done.out
+    assert "takes images (-d)" in (tmp_path / "page.html").read_text()
+
+
+def test_another_file_that_is_not_the_same_fails_and_the_page_says_where(
+    retrofitted: Path, folded: Path, tmp_path: Path
+) -> None:
+    def off(tensors: dict[str, Tensor]) -> None:
+        tensors["features.6.weight"] *= 1.01
+
+    wrong = rewrite(folded, tmp_path / "wrong.safetensors", off)
+    page = tmp_path / "page.html"
+    done = run("report", retrofitted, "--against", wrong, "-d", VAL, "-n", 8, "-o", page, "--json")
+    assert done.code == 3
+    assert done.document["status"] == "failed"
+    assert done.document["report"]["layer"] == "features.6.layer"
+    assert "Failed" in page.read_text()
+    assert "features.6" in page.read_text()
+
+
+def test_a_folded_file_tells_what_was_folded(retrofitted: Path, folded: Path, tmp_path: Path) -> None:
+    alone = report(folded, tmp_path / "alone.html")
+    assert [layer["state"] for layer in alone["layers"]] == ["folded"] * 10 + [""]
+    assert "the norm 'features.0.norm' was folded into it" in alone["layers"][0]["note"]
+    assert alone["report"] is None
+    assert "--against FILE" in (tmp_path / "alone.html").read_text()
+    beside = report(folded, tmp_path / "beside.html", "--against", retrofitted, "-d", VAL, "-n", 8)
+    assert beside["report"]["proved"]
+    # Without a norm, means and variances are those of the images.
+    assert beside["layers"][0]["statistics"]["scale"] is None
+    assert beside["layers"][0]["statistics"]["variance"]["least"] > 0
+
+
+def test_a_folded_file_that_does_not_say_what_was_folded_is_shown_as_it_is(folded: Path, tmp_path: Path) -> None:
+    for fold in (None, 3, {"folds": [{"layer": "elsewhere", "norm": "x"}]}):
+        other = rewrite(folded, tmp_path / "other.safetensors", fold=fold)
+        told = report(other, tmp_path / "page.html", "--overwrite")
+        assert [layer["state"] for layer in told["layers"]] == [""] * 11
+        assert told["notes"]
+
+
+def test_a_network_of_another_make_is_told_with_its_own_norms(place: Place) -> None:
+    from tests.commands import factories
+    from tests.commands.running import save_state
+
+    path = save_state(place.out / "bn.pth", factories.plain_bn())
+    told = report(path, place.out / "page.html", "-m", factory("plain_bn"), "--trust-code", "-d", place.images)
+    assert told["report"]["passed"]
+    assert [layer["norm"] for layer in told["layers"]][:1] == ["BatchNorm2d"]
+    assert told["layers"][0]["statistics"]["scale"]["largest"] > 0
+
+
+def test_a_run_is_told_with_its_curves_and_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    given = ("-d", TRAIN, "--val", VAL, "-b", 50, "--epochs", 2, "--lr", 0.001, "--device", "cpu")
+    assert run("run", DIGITS, "-m", MODEL, *given, "-o", folder).code == 0
+    told = report(folder, tmp_path / "page.html", "-n", 16)
+    assert told["title"] == "run"
+    assert [epoch["epoch"] for epoch in told["history"]["epochs"]] == [0, 1, 2]
+    assert told["provenance"]["The run"]["lr"] == "0.001"
+    assert told["provenance"]["The file"]["name"] == "best.safetensors"
+    # Its own validation images were found, and its own folded file was held against it.
+    assert told["report"]["samples"] == 16
+    assert told["report"]["passed"]
+    text = (tmp_path / "page.html").read_text()
+    assert "Compared: best.safetensors, and folded.safetensors." in text
+    assert "Epochs; 0 is before the first step" in text
+    inner = report(folder / "training", tmp_path / "inner.html")
+    assert inner["history"] == told["history"]
+
+
+def test_what_cannot_be_shown_is_refused(retrofitted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert "name it page.html" in run("report", retrofitted, "-o", tmp_path / "page.pdf").error
+    page.write_text("mine")
+    assert run("report", retrofitted, "-o", page).code == 2
+    assert page.read_text() == "mine"
+    assert run("report", tmp_path / "missing.pth", "-o", tmp_path / "other.html").code == 4
+    empty = tmp_path / "begun"
+    empty.mkdir()
+    (empty / "args.yaml").write_text("lr: 1\n")
+    done = run("report", empty, "-o", tmp_path / "other.html")
+    assert done.code == 2
+    assert "nothing to show yet" in done.error
+    (empty / "state.safetensors").write_bytes(b"no state")
+    assert run("report", empty, "-o", tmp_path / "other.html").code in (2, 4)
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_settings_of_a_run_that_are_no_settings_are_refused_by_name(retrofitted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "args.yaml").write_text("lr: [")
+    (folder / "best.safetensors").write_bytes(retrofitted.read_bytes())
+    done = run("report", folder, "-o", tmp_path / "page.html")
+    assert done.code == 4
+    assert "args.yaml: the run's settings cannot be read" in done.error
+
+
+def test_a_plan_is_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    done = run("plan", MODEL, "--graph", picture)
+    assert done.code == 0
+    assert done.out.endswith(f"\nwrote {picture}\n")
+    root = ET.fromstring(picture.read_text())  # noqa: S314 - our own
+    texts = [element.text for element in root.iter(f"{SVG}text")]
+    assert texts.count("BatchNorm2d") == 8
+    titles = [element.text or "" for element in root.iter(f"{SVG}title")]
+    assert any(title.startswith("classifier.6: Linear, 10 channels. Left alone: it makes") for title in titles)
+    told = run("plan", MODEL, "--graph", tmp_path / "plan.html", "--json").document
+    assert told["graph"] == str(tmp_path / "plan.html")
+    assert "A plan: where norms would be inserted" in (tmp_path / "plan.html").read_text()
+
+
+def test_a_plan_is_not_drawn_over_anything_nor_as_anything(tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    picture.write_text("mine")
+    assert run("plan", MODEL, "--graph", picture).code == 2
+    assert picture.read_text() == "mine"
+    assert run("plan", MODEL, "--graph", picture, "--overwrite").code == 0
+    assert picture.read_text().startswith("<svg")
+    assert "a picture is .svg or .html" in run("plan", MODEL, "--graph", tmp_path / "plan.png").error
+
+
+def test_pages_are_the_same_for_the_same(retrofitted: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.html", tmp_path / "second.html"
+    torch.manual_seed(1)
+    assert run("report", retrofitted, "-o", first).code == 0
+    torch.manual_seed(2)
+    assert run("report", retrofitted, "-o", second).code == 0
+    assert first.read_bytes() == second.read_bytes()
