@@ -23,7 +23,7 @@ from bnretrofit.training.heads import replace_head
 from bnretrofit.zoo import ModelName
 from bnretrofit.zoo.factories import bundled_model
 
-__all__ = ["SUBJECTS", "Subject", "unpacked"]
+__all__ = ["IMAGENET", "SUBJECTS", "Subject", "squeezenet_trained", "unpacked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,16 @@ def vgg6(_seed: int) -> nn.Module:
 
 def squeezenet(seed: int) -> nn.Module:
     """SqueezeNet 1.1 of ImageNet, with a new head for ten classes."""
+    network = squeezenet_trained()
+    replace_head(network, torch.zeros(1, 3, 224, 224), 10, seed)
+    return network
+
+
+def squeezenet_trained() -> nn.Module:
+    """SqueezeNet 1.1 of ImageNet."""
     network: nn.Module = models.squeezenet1_1()
     network.load_state_dict(load_file(assets() / "weights" / "squeezenet1_1.safetensors"))
-    replace_head(network.eval(), torch.zeros(1, 3, 224, 224), 10, seed)
-    return network
+    return network.eval()
 
 
 def vgg16(_seed: int) -> nn.Module:

@@ -18,7 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests that share what takes half a minute to make, such as the built wheel: one worker makes it and runs them all.
-TOGETHER = ("tests/packaging/", "tests/reliability/test_slices.py", "tests/zoo/test_real_networks.py")
+TOGETHER = (
+    "tests/commands/test_report_browser.py",
+    "tests/packaging/",
+    "tests/reliability/test_slices.py",
+    "tests/zoo/test_real_networks.py",
+)
 # Folders whose tests may take minutes: begun last, one would keep its worker busy when the others have ended.
 LONG = ("laws", "zoo")
 

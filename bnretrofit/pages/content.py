@@ -20,11 +20,13 @@ class Verified:
 
     Attributes:
         what: Which two models were compared, as a sentence.
+        short: The same in a few words.
         report: What was found.
         accuracy: Top-1 accuracy of both, 0 to 1; None where no folder says the classes.
     """
 
     what: str
+    short: str
     report: Report
     accuracy: tuple[float, float] | None = None
 

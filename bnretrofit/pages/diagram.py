@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from bnretrofit.capture import Graph, inputs_of, op_of
 from bnretrofit.layers import LAYER_OPS, kind_of
+from bnretrofit.norms import is_batch_norm
 from bnretrofit.pages.marks import Mark
 from bnretrofit.readers import readers
 from bnretrofit.topology import normalises, rearranges
@@ -61,13 +62,6 @@ class Node:
     note: str = ""
     followers: tuple[Follower, ...] = ()
     module: str = ""
-
-    @property
-    def norm(self) -> str:
-        """The module name of the norm that normalises its result; empty for none."""
-        if self.role == "norm":
-            return self.module
-        return next((each.module for each in self.followers if each.role in ("inserted", "norm")), "")
 
 
 def drawn(graph: Graph, marks: Mapping[str, Mark]) -> tuple[Node, ...]:
@@ -163,14 +157,14 @@ class _Picture:
 
     def _told(self, call: fx.Node) -> str:
         """What a call is to be called; empty for one that is not worth a word."""
-        if normalises(self.graph, call):
-            return type(self.graph.owner(call)).__name__
-        if rearranges(call):
+        norm = normalises(self.graph, call)
+        if rearranges(call) and not norm:
             return ""
-        if not _is_shared(self.graph, call):
+        # timm's norms hold an activation, and are norms all the same.
+        if not _is_shared(self.graph, call) or (norm and is_batch_norm(self.graph.owner(call))):
             return type(self.graph.owner(call)).__name__
         name = _operator(call)
-        return name if any(part in name for part in _TOLD) else ""
+        return name if norm or any(part in name for part in _TOLD) else ""
 
 
 def _is_shared(graph: Graph, call: fx.Node) -> bool:

@@ -15,6 +15,8 @@ LANE, LANES_WIDTH = 16, 200
 # Of a fixed-pitch font, to a pixel: what a viewer has instead may be wider by a little.
 CHARACTER = 7.3
 LONGEST = 44
+LEGEND = 150
+"""Of each state, where a picture stands alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def drawing_of(nodes: Sequence[Node]) -> Drawing:
     rows = tuple(_row(node, place, LEFT + step * lanes.lanes[place], edge) for place, node in enumerate(nodes))
     width = max((word.x + word.width for row in rows for word in row.words), default=edge) + LEFT
     states = tuple(dict.fromkeys(node.state for node in nodes if node.state))
+    width = max(width, LEFT + LEGEND * len(states))
     return Drawing(rows, _paths(lanes, step), width, TOP + ROW * len(nodes), states)
 
 

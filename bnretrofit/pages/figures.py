@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 __all__ = ["Chart", "chart"]
 
-# Near black, so that a viewer that knows no custom properties still shows something.
 _COLOURS = {
     "#000001": "var(--ink)",
     "#000002": "var(--muted)",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bnretrofit.pages.diagram import Node
+from bnretrofit.pages.diagram import Follower, Node
 from bnretrofit.pages.marks import Mark
 from bnretrofit.pages.statistics import LayerStatistics
 
@@ -16,7 +16,7 @@ STATES = {
     "skipped": "left alone",
     "own": "has its own norm",
     "norm": "norm that stands alone",
-    "": "as it was",
+    "": "no norm",
 }
 """What is said of each state."""
 
@@ -64,23 +64,38 @@ def layer_table(
     rows: dict[str, Row] = {}
     for node in nodes:
         if node.role in ("layer", "norm") and node.module not in rows:
-            known = statistics.get(node.norm) or statistics.get(node.module)
+            norm = _norm(node)
+            known = statistics.get((norm.module if norm is not None else "") or node.module)
+            label = "" if norm is None else norm.label
             rows[node.module] = Row(
-                len(rows) + 1, node.name, node.kind, node.channels, _state(node), node.note, _norm(node), known
+                len(rows) + 1, node.name, node.kind, node.channels, _state(node, norm), node.note, label, known
             )
+        for other in _other_norms(node):
+            if other.module not in rows:
+                known = statistics.get(other.module)
+                rows[other.module] = Row(len(rows) + 1, other.module, other.label, None, "norm", "", other.label, known)
     for name, mark in marks.items():
         if name not in rows:
             rows[name] = Row(len(rows) + 1, mark.name, "", None, mark.state, mark.note, mark.norm, statistics.get(name))
     return tuple(rows.values())
 
 
-def _state(node: Node) -> str:
+def _norm(node: Node) -> Follower | None:
+    """The norm that a layer's row is about: the one that it gets, has or had, or else the network's own after it."""
+    if node.role == "norm":
+        return Follower(node.kind, node.module, "norm")
+    ours = next((each for each in node.followers if each.role in ("planned", "inserted", "folded")), None)
+    own = next((each for each in node.followers if each.role == "norm"), None)
+    return (ours or own) if node.role == "layer" else None
+
+
+def _other_norms(node: Node) -> list[Follower]:
+    """The network's own norms that no layer's row is about: each has one of its own."""
+    told = _norm(node)
+    return [each for each in node.followers if each.role == "norm" and each.module and each != told]
+
+
+def _state(node: Node, norm: Follower | None) -> str:
     if node.role == "norm":
         return "norm"
-    return node.state or ("own" if any(each.role == "norm" for each in node.followers) else "")
-
-
-def _norm(node: Node) -> str:
-    if node.role == "norm":
-        return node.kind
-    return next((each.label for each in node.followers if each.role != "step"), "")
+    return node.state or ("own" if norm is not None and norm.role == "norm" else "")

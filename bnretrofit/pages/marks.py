@@ -1,6 +1,6 @@
 """A plan of insertion or of folding -> what a picture says of each layer."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +58,32 @@ def _name_in_twin(plan: Plan, name: str) -> str:
     return next((key.removesuffix(".weight") for key, source in plan.tensors.items() if source == wanted), name)
 
 
-def marks_of_folds(folds: Iterable[Any]) -> dict[str, Mark]:
+def marks_of_folds(record: Any, layers: Collection[str]) -> tuple[dict[str, Mark], int]:
     """The marks of a folded model.
 
     Args:
-        folds: What `sites.FoldPlan.to_json` lists as folds; entries of another form are passed over.
+        record: What the file says of its folds: a list of {"norm", "layer", "into", "channels", "unchanged"}; entries
+            of another form are passed over.
+        layers: Names of the model's layers.
 
     Returns:
-        By the layers' names in the folded model.
+        By the names of the layers whose norms were folded; and how many folds have no layer here.
     """
-    found = {}
-    for fold in folds:
-        if isinstance(fold, dict) and isinstance(fold.get("layer"), str) and isinstance(fold.get("norm"), str):
-            # The layer stood in a module of two, which folding took away.
-            name = fold["layer"].removesuffix(".layer")
-            kept = f"; {fold.get('unchanged')} of {fold.get('channels')} channels kept their weights bit for bit"
-            found[name] = Mark("folded", name, f"the norm '{fold['norm']}' was folded into it{kept}", "BatchNorm")
-    return found
+    told: dict[str, list[str]] = {}
+    lost = 0
+    for fold in record if isinstance(record, list) else ():
+        layer = fold.get("layer") if isinstance(fold, dict) else None
+        if isinstance(layer, str) and layer in layers:
+            told.setdefault(layer, []).append(_told(fold))
+        else:
+            lost += 1
+    return {name: Mark("folded", name, "; ".join(texts), "BatchNorm") for name, texts in told.items()}, lost
+
+
+def _told(fold: dict[str, Any]) -> str:
+    norm, layer, into = fold.get("norm"), fold["layer"], fold.get("into")
+    if into is None:
+        return f"the norm '{norm}' was the identity, and was taken out"
+    where = "it" if into == layer else f"'{into}'"
+    kept = f"{fold.get('unchanged')} of {fold.get('channels')} channels kept their weights bit for bit"
+    return f"the norm '{norm}' was folded into {where}; {kept}"

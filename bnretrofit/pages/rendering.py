@@ -7,6 +7,7 @@ every script but the page's own, and every connection.
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ from bnretrofit.pages.drawing import drawing_of
 from bnretrofit.pages.layer_table import STATES
 
 __all__ = ["page_html", "picture_svg"]
+
+_PALETTE = re.compile(r":root \{([^}]*)\}")
+_COLOUR = re.compile(r"--([\w-]+): (#\w+)")
+_NAME = re.compile(r"var\(--([\w-]+)\)")
 
 
 def page_html(page: Page) -> str:
@@ -47,8 +52,8 @@ def page_html(page: Page) -> str:
 
 
 def picture_svg(nodes: Sequence[Node], title: str) -> str:
-    """The network's picture alone, for any viewer."""
-    style = Markup(_source("picture.css"))  # noqa: S704 - our own
+    """The network's picture alone; a viewer that knows neither custom properties nor themes shows it in light."""
+    style = Markup(_resolved(_source("picture.css")))  # noqa: S704 - our own
     drawing = drawing_of(nodes)
     return _environment().get_template("picture.svg").render(drawing=drawing, states=STATES, title=title, style=style)
 
@@ -73,6 +78,14 @@ def _source(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
+def _resolved(style: str) -> str:
+    """A style with its palettes' colours in the place of their names: the light ones first, then the dark ones."""
+    palettes = [dict(_COLOUR.findall(block)) for block in _PALETTE.findall(style)]
+    rules = style[style.index(".picture") :]
+    light, dark = (_NAME.sub(lambda name, of=palette: of[name[1]], rules) for palette in palettes[:2])  # type: ignore[misc]
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+
+
 def _printable(value: Any) -> Any:
     """A text with control characters written out: some of them no document may hold."""
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -92,4 +105,7 @@ def _percent(value: float) -> str:
 
 def _sortable(value: float | None) -> str:
     """What a column is sorted by: empty for what has no place in an order."""
-    return "" if value is None or math.isnan(value) else repr(float(value))
+    if value is None or math.isnan(value):
+        return ""
+    # As JavaScript spells it.
+    return repr(float(value)).replace("inf", "Infinity")

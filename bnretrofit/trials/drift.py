@@ -93,4 +93,5 @@ def _groups(batch: Batch, size: int, samples: int) -> list[Batch]:
 
 def _logits(output: Any) -> Tensor:
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    return (found if isinstance(found, Tensor) else next(iter(output))).double()
+    # Of several results, the first: a mapping's values, not its keys.
+    return (found if isinstance(found, Tensor) else next(filter(torch.is_tensor, tree_leaves(output)))).double()

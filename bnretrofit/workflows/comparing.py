@@ -22,7 +22,16 @@ from bnretrofit.workflows.images import ImageChoice, accuracy_labels, batches_of
 from bnretrofit.workflows.input_files import read_inputs
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for, open_model, part_of
 
-__all__ = ["Compared", "compare", "difference_outside", "failed", "open_both", "preprocessing_of", "verify_checkpoints"]
+__all__ = [
+    "Compared",
+    "compare",
+    "difference_outside",
+    "failed",
+    "open_both",
+    "preprocessing_of",
+    "verify_checkpoints",
+    "with_the_rest",
+]
 
 
 ONNX = ".onnx"
@@ -107,13 +116,13 @@ def verify_checkpoints(
         example = example.expand(RANDOM_SAMPLES, *example.shape[1:])
         given = [] if replayed is None else read_inputs(replayed)
         report = verify_labelled(left, right, given, checks, example=example)
-        report = _with_the_rest(report, first, second)
+        report = with_the_rest(report, first, second)
         tried = f"no images were given (-d): random and extreme inputs {'and ' * bool(given)}"
         tried += "those of the file were tried" if given else "alone were tried"
         return Compared(report, None, (*notes, tried))
     batches = batches_of(images, preprocessing)
     compared = compare(left, right, batches, checks)
-    report = _with_the_rest(compared.report, first, second)
+    report = with_the_rest(compared.report, first, second)
     return replace(compared, report=report, notes=(*notes, *notes_on(batches)))
 
 
@@ -181,7 +190,7 @@ def difference_outside(first: Opened, second: Opened) -> tuple[str, str] | None:
     return f"the tensor '{other}' outside '{first.submodule}' differs", other.rpartition(".")[0]
 
 
-def _with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
+def with_the_rest(report: Report, first: Opened, second: Opened) -> Report:
     """The report on a part, failed if the models differ outside it."""
     outside = difference_outside(first, second)
     if outside is None:

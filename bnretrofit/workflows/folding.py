@@ -15,7 +15,7 @@ from bnretrofit.publishing import PendingOutput, check_output, check_space
 from bnretrofit.recalibration import Recalibrated, recalibrate
 from bnretrofit.sites import FoldPlan
 from bnretrofit.verification import verify_labelled
-from bnretrofit.workflows.changing import changes_by, new_keys, plan_left
+from bnretrofit.workflows.changing import changes_by, fold_record, new_keys, plan_left
 from bnretrofit.workflows.comparing import Compared, compare, failed
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice, batches_of, notes_on
@@ -126,7 +126,7 @@ def fold_checkpoint(
             preprocessing=preprocessing,
             changes=changes,
             plan=left,
-            fold=folded.plan,
+            folds=fold_record(opened, network, folded.plan, renamed=target is not None),
         )
 
     with PendingOutput(output, opened.tensors_with(folded.model), header, overwrite=overwrite) as pending:

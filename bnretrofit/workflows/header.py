@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bnretrofit.preprocessing import Preprocessing
-from bnretrofit.sites import FoldPlan, Plan
+from bnretrofit.sites import Plan
 from bnretrofit.workflows.opening import Opened
 from bnretrofit.workflows.written import HEADER_SCHEMA, Changes
 
@@ -33,7 +33,7 @@ def header_for(
     changes: Changes,
     plan: Plan | None = None,
     calibration: dict[str, Any] | None = None,
-    fold: FoldPlan | None = None,
+    folds: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The header of an output.
 
@@ -45,7 +45,7 @@ def header_for(
         plan: With which norms were inserted.
         changes: What folding changed in the architecture.
         calibration: The images the statistics were measured on.
-        fold: Which norms were folded, and which were left.
+        folds: Which norms were folded, and into what: see `changing.fold_record`.
 
     Returns:
         A JSON document.
@@ -60,7 +60,7 @@ def header_for(
         "plan": None if plan is None else plan.to_json(),
         "folded": changes.to_json(),
         "calibration": calibration,
-        **({} if fold is None else {"fold": fold.to_json()}),
+        **({} if folds is None else {"folds": folds}),
         "source": {
             "file": None if source.checkpoint is None else source.checkpoint.path.name,
             "sha256": None if source.checkpoint is None else source.checkpoint.digest.result(),

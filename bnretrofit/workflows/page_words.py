@@ -1,5 +1,6 @@
 """The sentences of a page that depend on what was found."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ __all__ = ["drift_note", "lead_of", "statistics_note", "summary_of"]
 STAGES = {
     "original": "a network as it was trained; nothing has been inserted",
     "retrofitted": "a network into which norms were inserted",
-    "finetuned": "a network with inserted norms, trained on",
+    "finetuned": "a network that was trained on",
     "folded": "a network whose norms were folded into its weights",
 }
 
@@ -26,7 +27,8 @@ def lead_of(opened: Opened, subject: Subject) -> str:
     """What the page is of."""
     part = f", of which the part '{opened.submodule}' is shown" if opened.submodule else ""
     shown = f"A run; shown is {subject.checkpoint.name}, " if subject.run is not None else ""
-    sentence = f"{shown}{STAGES[opened.stage]}{part}: {opened.name}."
+    norms = ", with inserted norms" if opened.stage == "finetuned" and opened.has_inserted_norms else ""
+    sentence = f"{shown}{STAGES[opened.stage]}{norms}{part}: {opened.name}."
     return sentence[0].upper() + sentence[1:]
 
 
@@ -38,10 +40,11 @@ def summary_of(network: nn.Module, rows: Sequence[Row], verified: Verified | Non
     if verified is not None:
         report = verified.report
         level = "proved equal" if report.proved else "within tolerance" if report.passed else "not equal"
-        facts.append(("verification", level if report.passed else f"failed: {level}"))
+        facts.append((verified.short, level if report.passed else f"failed: {level}"))
     scales = [row.statistics.scale.largest for row in rows if row.statistics and row.statistics.scale]
     if scales:
-        facts.append(("largest scale of a norm", f"{max(scales):.4g}"))
+        largest = math.nan if any(map(math.isnan, scales)) else max(scales)
+        facts.append(("largest scale of a norm", f"{largest:.4g}"))
     best = None if history is None else history.best
     if best is not None and best.val_top1 is not None and history is not None:
         before = history.epochs[0].val_top1
@@ -56,22 +59,23 @@ def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
 
 
-def statistics_note(rows: Sequence[Row], *, has_norms: bool, images: bool) -> str:
+def statistics_note(rows: Sequence[Row], *, images: bool) -> str:
     """Where the figures of mean, variance and scale are from."""
-    if has_norms:
+    known = [row.statistics for row in rows if row.statistics is not None]
+    if any(each.scale is not None for each in known):
         return "Means and variances are the norms’ running statistics; a scale is |weight| / √(variance + eps)."
-    if any(row.statistics for row in rows):
-        return "Means and variances were measured on the images; there is no norm, so there are no scales."
+    if known:
+        return (
+            "Means and variances were measured on the images, of layers that could get a norm; no BatchNorm keeps any."
+        )
     asked = "" if images else ": with images (-d) they are measured"
-    return f"There is no norm that keeps means and variances{asked}."
+    return f"No BatchNorm keeps means and variances{asked}."
 
 
 def drift_note(drift: Sequence[BatchDrift], *, has_norms: bool, images: bool) -> str:
     """What the drift is of, or why there is none."""
     if not has_norms:
-        return (
-            "No norm uses batch statistics: in training the outputs are what they are in evaluation, but for dropout."
-        )
+        return "Not measured: no BatchNorm, of those that are known here, uses batch statistics in training."
     if not images:
         return "Not measured: it takes images (-d)."
     if not drift:

@@ -15,7 +15,7 @@ __all__ = ["PlanFile", "read_plan_file"]
 # Of the command's document, which wraps the plan's and then names the plan's own version `plan_schema_version`.
 DOCUMENT_SCHEMA = 1
 
-ENVELOPE = {"schema_version", "plan_schema_version", "command", "status", "exit_code", "model", "like"}
+ENVELOPE = {"schema_version", "plan_schema_version", "command", "status", "exit_code", "model", "like", "graph"}
 ENTRIES = ENVELOPE | {item.name for item in dataclasses.fields(Plan)}
 # Of a site and of a skip alike: users move them from one list to the other.
 FIELDS = {item.name for decision in (Site, Skip) for item in dataclasses.fields(decision)}

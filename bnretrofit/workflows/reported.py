@@ -11,12 +11,11 @@ from bnretrofit.checkpoints import read_header
 from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.training import History
 from bnretrofit.training.saving import Progress
-from bnretrofit.workflows.run_folder import SETTINGS, STATE
+from bnretrofit.training_data.folders import taken_apart
+from bnretrofit.workflows.run_folder import BEST, LAST, SETTINGS, STATE, as_state
 from bnretrofit.workflows.running import FOLDED, RETROFITTED, TRAINING
 
 __all__ = ["Subject", "subject_of"]
-
-BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Subject:
         history: Of the run; None where none has begun.
         settings: The run's options.
         run: The run's folder; None where this is none.
+        images: The folder that the run is judged with, or else trained on; None where there is none any more.
+        notes: What is to be told of these images.
     """
 
     checkpoint: Path
@@ -36,12 +37,14 @@ class Subject:
     history: History | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     run: Path | None = None
+    images: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
-    def images(self) -> Path | None:
-        """The folder that the run is judged with, or else trained on; None where there is none any more."""
-        given = (self.settings.get(name) for name in ("val", "data"))
-        return next((Path(name) for name in given if isinstance(name, str) and Path(name).is_dir()), None)
+    def max_bad_images(self) -> int:
+        """How many of its images may be unreadable, as the run was told."""
+        given = self.settings.get("max-bad-images")
+        return given if isinstance(given, int) else 0
 
 
 def subject_of(target: Path) -> Subject:
@@ -52,29 +55,45 @@ def subject_of(target: Path) -> Subject:
         InputRejectedError: The run's own files are damaged.
     """
     training = target / TRAINING if (target / TRAINING).is_dir() else target
-    if not target.is_dir() or not any((part / name).is_file() for part in (target, training) for name in OWN):
+    own = [path for path in (training / BEST, training / LAST, target / RETROFITTED) if path.is_file()]
+    begun = (training / STATE).is_file() or (target / SETTINGS).is_file()
+    if not target.is_dir() or not begun:
         return Subject(target)
-    folded = target / FOLDED
-    shown = (training / BEST, training / LAST, target / RETROFITTED)
-    checkpoint = next((path for path in shown if path.is_file()), None)
-    if checkpoint is None:
+    if not own:
+        if not (training / STATE).is_file() and _holds_something_else(target):
+            # Other tools keep a file of settings in their folders, too.
+            return Subject(target)
         raise UsageError("the run holds nothing to show yet", where=str(target), remedy="go on with it (--resume)")
-    return Subject(
-        checkpoint,
-        folded if folded.is_file() and checkpoint == training / BEST else None,
-        _history(training / STATE),
-        _settings(target / SETTINGS),
-        target,
-    )
+    settings = _settings(target / SETTINGS)
+    images, notes = _images(settings)
+    folded = target / FOLDED
+    is_folded = folded.is_file() and own[0] == training / BEST
+    history = _history(training / STATE)
+    return Subject(own[0], folded if is_folded else None, history, settings, target, images, notes)
 
 
-OWN = (STATE, SETTINGS)
+def _holds_something_else(folder: Path) -> bool:
+    return any(path.name != SETTINGS and not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _images(settings: Mapping[str, Any]) -> tuple[Path | None, tuple[str, ...]]:
+    """The folder of the run's options, and what is to be told of it."""
+    root, val = (settings.get(name) for name in ("data", "val"))
+    if not isinstance(root, str):
+        return None, ()
+    train, judged = taken_apart(Path(root), Path(val) if isinstance(val, str) else None)
+    folder = train if judged is None else judged
+    if not folder.is_dir():
+        return None, (f"the run's images are not at '{folder}' any more: pass -d",)
+    if judged is None:
+        return folder, (f"the run has no folder of validation images: those of '{folder}' were trained on",)
+    return folder, ()
 
 
 def _history(state: Path) -> History | None:
-    header = read_header(state) if state.is_file() else None
-    if header is None:
+    if not state.is_file():
         return None
+    header = as_state(state, read_header(state))
     try:
         return Progress.from_json(header["run"]["progress"]).history
     except (KeyError, TypeError) as error:

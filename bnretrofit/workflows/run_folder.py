@@ -17,9 +17,10 @@ from bnretrofit.training.saving import SavedRun
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workplaces import Workplace
 
-__all__ = ["RunFolder", "opened_run", "rate_of"]
+__all__ = ["BEST", "LAST", "SETTINGS", "STATE", "RunFolder", "as_state", "opened_run", "rate_of"]
 
 STATE, SETTINGS, SUMMARY = "state.safetensors", "args.yaml", "summary.csv"
+BEST, LAST = "best.safetensors", "last.safetensors"
 
 Describe = Callable[[str, Epoch, bool], Mapping[str, Any]]
 """(name, epoch, measured) -> the header of weights that are kept."""
@@ -74,7 +75,7 @@ class RunFolder:
         if not path.is_file():
             return None
         found = read(path)
-        header = _as_state(path, found.header)
+        header = as_state(path, found.header)
         changed = differing(header["settings"], self.settings)
         if changed:
             raise UsageError(
@@ -124,7 +125,7 @@ def opened_run(path: Path, *, resume: bool) -> None:
         raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
     # Hidden: what a process that was killed has left of its lock, and of files that it was writing.
     there = path.is_dir() and any(not each.name.startswith(".") for each in path.iterdir())
-    begun = any((path / name).is_file() for name in (STATE, SETTINGS, "best.safetensors", "last.safetensors"))
+    begun = any((path / name).is_file() for name in (STATE, SETTINGS, BEST, LAST))
     if there and not begun:
         raise UsageError("the folder holds something that is no run", where=str(path), remedy="choose another name")
     if there and not resume:
@@ -144,10 +145,10 @@ def rate_of(path: Path) -> float | None:
     """The learning rate of the run that a folder holds; None where none has begun."""
     if not (path / STATE).is_file():
         return None
-    return float(_as_state(path / STATE, read_header(path / STATE))["settings"]["config"]["lr"])
+    return float(as_state(path / STATE, read_header(path / STATE))["settings"]["config"]["lr"])
 
 
-def _as_state(path: Path, header: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def as_state(path: Path, header: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The header of a run's state.
 
     Raises:

@@ -15,9 +15,9 @@ from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import check_apart, check_settings, opened_run, write_settings
+from bnretrofit.workflows.run_folder import BEST, check_apart, check_settings, opened_run, write_settings
 
-__all__ = ["RETROFITTED", "Ran", "run_checkpoint"]
+__all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 
 RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
 
@@ -109,7 +109,7 @@ def run_checkpoint(
     same = replace(model, name=None, state_dict_key=None, submodule="")
     finetuned = finetune_checkpoint(retrofitted, same, data, config, going_on, tell)
     tell("step 3 of 3: fold and verify")
-    best = training / "best.safetensors"
+    best = training / BEST
     judge = replace(data.images, folder=None if data.val is None else Path(data.val), num_images=None)
     known = ModelChoice(trust_code=model.trust_code)
     if folded.is_file() and _is_of(folded, best, known):

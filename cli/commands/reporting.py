@@ -29,8 +29,8 @@ def command(
     """Write a page about CHECKPOINT or RUN: one HTML file that needs nothing else.
 
     The network as a picture with its norms marked, every layer with its statistics and what was done to it and why,
-    whether it is the same function as before, how far batch statistics would move it, a run's curves, and where it all
-    came from. Exits with 3 if verification fails; the page shows where.
+    whether it is the same function as what it folds to (--against FILE: as that file), how far batch statistics move
+    it, a run's curves, and where it all came from. Exits with 3 if verification fails; the page shows where.
 
     \b
     Example:
@@ -58,6 +58,8 @@ def command(
     show(page.lead)
     for what, value in page.summary:
         show(f"  {what:<24} {value}")
+    if page.verified is None:
+        show(f"  {page.verified_note}")
     show(f"wrote {output}: {counted(len(page.rows), 'layer')}")
     return 3 if failed else 0
 
@@ -73,8 +75,10 @@ def _document(page: "Page") -> dict[str, Any]:
         "summary": dict(page.summary),
         "layers": [dataclasses.asdict(row) for row in page.rows],
         "report": None if verified is None else verified.report.to_json(),
+        "compared": page.verified_note if verified is None else verified.what,
         "accuracy": None if verified is None else verified.accuracy,
         "drift": [dataclasses.asdict(each) for each in page.drift],
+        "drift_note": page.drift_note,
         "history": None if page.history is None else page.history.to_json(),
         "provenance": {title: dict(pairs) for title, pairs in page.provenance},
         "notes": list(page.notes),

@@ -167,3 +167,16 @@ def draw_images(folder: Path, count: int = 4, size: int = 8, mode: str = "RGB") 
         noise = torch.randint(0, 256, (size, size, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(noise.numpy()).convert(mode).save(folder / f"{index}.png")
     return folder
+
+
+def draw_classes(folder: Path, classes: int = 3, each: int = 8) -> Path:
+    """Images whose class is which colour is the brightest."""
+    draw = torch.Generator().manual_seed(len(folder.name))
+    for label in range(classes):
+        place = folder / f"class{label}"
+        place.mkdir(parents=True)
+        for number in range(each):
+            pixels = torch.randint(0, 128, (12, 12, 3), generator=draw, dtype=torch.uint8)
+            pixels[..., label % 3] += 100
+            Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
+    return folder

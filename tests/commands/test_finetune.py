@@ -16,22 +16,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from tests.commands import factories
-from tests.commands.running import Outcome, Place, environment, equal, factory, header_of, run, save_state, tensors_of
+from tests.commands.running import (
+    Outcome,
+    Place,
+    draw_classes,
+    environment,
+    equal,
+    factory,
+    header_of,
+    run,
+    save_state,
+    tensors_of,
+)
 
 EPOCHS = ("--epochs", 3, "--lr", 0.05, "-b", 8, "--bn-stats", "batch", "--device", "cpu")
-
-
-def draw_classes(folder: Path, classes: int = 3, each: int = 8) -> Path:
-    """Images whose class is which colour is the brightest."""
-    draw = torch.Generator().manual_seed(len(folder.name))
-    for label in range(classes):
-        place = folder / f"class{label}"
-        place.mkdir(parents=True)
-        for number in range(each):
-            pixels = torch.randint(0, 128, (12, 12, 3), generator=draw, dtype=torch.uint8)
-            pixels[..., label % 3] += 100
-            Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.commands.running import DIGITS, MODEL, TRAIN, VAL, Place, factory, header_of, rewrite, run, tensors_of
+from tests.commands.running import (
+    DIGITS,
+    MODEL,
+    TRAIN,
+    VAL,
+    Place,
+    draw_classes,
+    factory,
+    header_of,
+    rewrite,
+    run,
+    tensors_of,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -51,7 +63,7 @@ def test_it_says_on_a_terminal_what_it_found(retrofitted: Path, tmp_path: Path) 
     done = run("report", retrofitted, "-o", tmp_path / "page.html")
     assert done.code == 0
     assert done.out.startswith("A network into which norms were inserted: bnretrofit:digits_vgg11.")
-    assert "verification             proved equal" in done.out
+    assert "beside what it folds to  proved equal" in done.out
     assert f"wrote {tmp_path / 'page.html'}: 11 layers" in done.out
     assert "takes images (-d)" in (tmp_path / "page.html").read_text()
 
@@ -86,8 +98,8 @@ def test_a_folded_file_tells_what_was_folded(retrofitted: Path, folded: Path, tm
 
 
 def test_a_folded_file_that_does_not_say_what_was_folded_is_shown_as_it_is(folded: Path, tmp_path: Path) -> None:
-    for fold in (None, 3, {"folds": [{"layer": "elsewhere", "norm": "x"}]}):
-        other = rewrite(folded, tmp_path / "other.safetensors", fold=fold)
+    for folds in (None, 3, [{"layer": "elsewhere", "norm": "x"}]):
+        other = rewrite(folded, tmp_path / "other.safetensors", folds=folds)
         told = report(other, tmp_path / "page.html", "--overwrite")
         assert [layer["state"] for layer in told["layers"]] == [""] * 11
         assert told["notes"]
@@ -104,11 +116,12 @@ def test_a_network_of_another_make_is_told_with_its_own_norms(place: Place) -> N
     assert told["layers"][0]["statistics"]["scale"]["largest"] > 0
 
 
-def test_a_run_is_told_with_its_curves_and_settings(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    given = ("-d", TRAIN, "--val", VAL, "-b", 50, "--epochs", 2, "--lr", 0.001, "--device", "cpu")
-    assert run("run", DIGITS, "-m", MODEL, *given, "-o", folder).code == 0
-    told = report(folder, tmp_path / "page.html", "-n", 16)
+def test_a_run_is_told_with_its_curves_and_settings(place: Place, tmp_path: Path) -> None:
+    folder, train, val = tmp_path / "run", draw_classes(tmp_path / "train"), draw_classes(tmp_path / "val")
+    named = ("-m", factory("plain"), "--trust-code")
+    given = ("-d", train, "--val", val, "-b", 8, "--epochs", 2, "--lr", 0.001, "--bn-stats", "batch", "--device", "cpu")
+    assert run("run", place.plain, *named, *given, "-o", folder).code == 0
+    told = report(folder, tmp_path / "page.html", "-n", 16, *named)
     assert told["title"] == "run"
     assert [epoch["epoch"] for epoch in told["history"]["epochs"]] == [0, 1, 2]
     assert told["provenance"]["The run"]["lr"] == "0.001"
@@ -118,8 +131,9 @@ def test_a_run_is_told_with_its_curves_and_settings(tmp_path: Path) -> None:
     assert told["report"]["passed"]
     text = (tmp_path / "page.html").read_text()
     assert "Compared: best.safetensors, and folded.safetensors." in text
+    assert told["provenance"]["This page"]["images.folder"] == str(val)
     assert "Epochs; 0 is before the first step" in text
-    inner = report(folder / "training", tmp_path / "inner.html")
+    inner = report(folder / "training", tmp_path / "inner.html", *named)
     assert inner["history"] == told["history"]
 
 
@@ -137,8 +151,66 @@ def test_what_cannot_be_shown_is_refused(retrofitted: Path, tmp_path: Path) -> N
     assert done.code == 2
     assert "nothing to show yet" in done.error
     (empty / "state.safetensors").write_bytes(b"no state")
-    assert run("report", empty, "-o", tmp_path / "other.html").code in (2, 4)
+    assert run("report", empty, "-o", tmp_path / "other.html").code == 2
+    (empty / "best.safetensors").write_bytes(retrofitted.read_bytes())
+    assert run("report", empty, "-o", tmp_path / "other.html").code == 4
+    (empty / "state.safetensors").write_bytes(retrofitted.read_bytes())
+    assert "this is no state of a run" in run("report", empty, "-o", tmp_path / "other.html").error
     assert not (tmp_path / "other.html").exists()
+
+
+def test_another_tool_s_folder_is_no_run(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "output"
+    folder.mkdir()
+    (folder / "args.yaml").write_text("model: digits\n")
+    save_file(load_file(DIGITS), folder / "model.safetensors")
+    assert report(folder, tmp_path / "page.html", "-m", MODEL)["history"] is None
+
+
+def test_only_code_that_the_user_names_is_run(small: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\ndef net():\n    raise SystemExit\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "args.yaml").write_text("lr: 1\n")
+    (folder / "best.safetensors").write_bytes(small.read_bytes())
+    rewrite(small, folder / "folded.safetensors", stage="folded", model=f"{tmp_path / 'evil.py'}:net")
+    run("report", folder, "-m", factory("plain"), "--trust-code", "-o", tmp_path / "page.html")
+    assert not mark.exists()
+
+
+def test_what_differs_outside_the_part_is_seen(tmp_path: Path) -> None:
+    part = tmp_path / "part.safetensors"
+    given = ("-m", MODEL, "--submodule", "features", "-d", TRAIN, "-n", 8)
+    assert run("retrofit", DIGITS, *given, "-o", part).code == 0
+    tensors = tensors_of(DIGITS)
+    tensors["classifier.6.bias"] += 1
+    torch.save(tensors, tmp_path / "other.pth")
+    assert run("report", part, "--against", DIGITS, "-o", tmp_path / "same.html").code == 0
+    done = run("report", part, "--against", tmp_path / "other.pth", "-o", tmp_path / "other.html", "--json")
+    assert done.code == 3
+    assert "outside 'features'" in done.document["report"]["reason"]
+
+
+def test_a_plan_that_was_drawn_can_be_followed(tmp_path: Path) -> None:
+    done = run("plan", MODEL, "--graph", tmp_path / "plan.svg", "--json")
+    (tmp_path / "plan.json").write_text(done.out)
+    given = ("--plan", tmp_path / "plan.json", "-d", TRAIN, "-n", 8)
+    assert run("retrofit", DIGITS, *given, "-o", tmp_path / "bn.safetensors").code == 0
+
+
+def test_a_fold_into_another_architecture_says_that_its_layers_are_not_known(tmp_path: Path) -> None:
+    from tests.commands import factories
+    from tests.commands.running import save_state
+
+    bn = save_state(tmp_path / "bn.pth", factories.plain_bn())
+    given = ("-m", factory("plain_bn"), "--trust-code", "--like", factory("plain"))
+    assert run("fold", bn, *given, "-o", tmp_path / "folded.safetensors").code == 0
+    told = report(tmp_path / "folded.safetensors", tmp_path / "page.html", "--trust-code", "-m", factory("plain"))
+    assert {layer["state"] for layer in told["layers"]} == {""}
+    assert any("does not say into which" in note for note in told["notes"])
 
 
 def test_settings_of_a_run_that_are_no_settings_are_refused_by_name(retrofitted: Path, tmp_path: Path) -> None:

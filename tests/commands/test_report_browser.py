@@ -4,9 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.select import Select
 
+from bnretrofit.capture import capture
+from bnretrofit.pages.content import Page
+from bnretrofit.pages.diagram import drawn
+from bnretrofit.pages.layer_table import layer_table
+from bnretrofit.pages.marks import Mark
+from bnretrofit.pages.rendering import page_html
 from tests.commands import factories
 from tests.commands.browsing import Browser, browsing
 from tests.commands.running import DIGITS, MODEL, VAL, draw_images, factory, run, save_state
@@ -41,9 +48,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 400 layers."""
+    """Of 400 layers; to plan for them takes half a minute, which is not what is tested here."""
     output = tmp_path_factory.mktemp("deep") / "plan.html"
-    assert run("plan", factory("deep"), "--trust-code", "--img-size", 8, "--graph", output).code == 0
+    marks = {str(layer): Mark("planned", str(layer), "", "BatchNorm2d") for layer in range(400)}
+    nodes = drawn(capture(factories.deep().eval(), torch.zeros(1, 3, 8, 8)), marks)
+    output.write_text(page_html(Page("deep", "Deep.", (), nodes, layer_table(nodes, marks, {}))))
     return output
 
 
@@ -91,6 +100,11 @@ def test_the_table_filters_by_words_and_by_state(browser: Browser, page: Path) -
     Select(browser.find("#filter-state")).select_by_value("skipped")
     assert browser.column(LAYER) == ["classifier.6"]
     words.clear()
+    shown = {}
+    for option in Select(browser.find("#filter-state")).options:
+        option.click()
+        shown[option.text] = len(browser.column(LAYER))
+    assert shown == {"all": 11, "norm inserted": 10, "left alone": 1}
     words.send_keys("no such layer")
     assert browser.column(LAYER) == []
     assert browser.find("#filter-count").text == "0 of 11 shown"
@@ -116,6 +130,17 @@ def test_reasons_are_shown_beside_the_pointer_and_by_keys(browser: Browser, page
     assert str(browser.find(f"#{current}").get_attribute("aria-label")).startswith(reason)
     picture.send_keys(Keys.ESCAPE)
     assert not tip.is_displayed()
+
+
+def test_reasons_go_along_where_a_long_picture_scrolls(browser: Browser, deep: Path) -> None:
+    browser.open(deep)
+    picture, tip = browser.find(".picture[role=listbox]"), browser.find("#tip")
+    for number in range(60):
+        picture.send_keys(Keys.ARROW_DOWN)
+        # A scroll is told a frame later.
+        browser.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert tip.is_displayed(), number
+    assert tip.text.startswith("58: Conv2d")
 
 
 def test_names_of_strangers_stay_text(browser: Browser, hostile: Path) -> None:
@@ -184,6 +209,8 @@ def test_every_control_has_a_name_and_every_name_stands_for_one_element(browser:
     browser.open(page)
     script = "return [...document.querySelectorAll('[id]')].map((element) => element.id)"
     names = browser.run(script)
+    # What is folded away has no name for a reader before it is opened.
+    browser.find("summary").click()
     assert len(names) == len(set(names))
     for element in browser.all("button, input, select, [role=listbox], [role=region], figure svg"):
         assert element.accessible_name, element.get_attribute("outerHTML")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,6 @@ def test_a_residual_s_norms_are_the_network_s_own() -> None:
     add = next(node for node in nodes if node.role == "join")
     assert [nodes[place].name for place in add.inputs] == ["layer1.0.conv2", "conv1"]
     assert [each.label for each in add.followers] == ["ReLU"]
-    assert nodes[1].norm == "bn1"
     assert [each.role for each in nodes[1].followers] == ["norm", "step", "step"]
 
 
@@ -134,11 +134,8 @@ def test_inserted_norms_are_marked_in_the_result_under_the_original_s_names() ->
     result = insert(model, plan, stats)
     marks = marks_of_plan(plan, inserted=True)
     nodes = drawn(capture(result, images[:1]), marks)
-    assert [(node.name, node.state, node.norm) for node in nodes[1:3]] == [
-        ("0", "inserted", "0.norm"),
-        ("2", "inserted", "2.norm"),
-    ]
-    assert [each.role for each in nodes[1].followers] == ["inserted", "step"]
+    assert [(node.name, node.state) for node in nodes[1:3]] == [("0", "inserted"), ("2", "inserted")]
+    assert [(each.role, each.module) for each in nodes[1].followers] == [("inserted", "0.norm"), ("step", "1")]
     known = statistics_of_norm(result.get_submodule("0.norm"))
     rows = layer_table(nodes, marks, {} if known is None else {"0.norm": known})
     assert rows[0].statistics is not None
@@ -159,10 +156,53 @@ def test_post_norms_are_told_after_the_activation() -> None:
 
 
 def test_folds_are_read_from_a_header_that_may_say_anything() -> None:
-    fold = {"norm": "0.norm", "layer": "0.layer", "channels": 4, "unchanged": 3}
-    marks = marks_of_folds([fold, 3, {"layer": 1, "norm": "x"}, {}])
+    fold = {"norm": "0.norm", "layer": "0", "into": "0", "channels": 4, "unchanged": 3}
+    others: list[Any] = [3, {"layer": 1, "norm": "x"}, {}, {"layer": "no such layer", "norm": "x"}]
+    marks, lost = marks_of_folds([fold, {**fold, "norm": "1", "into": "2"}, {**fold, "into": None}, *others], {"0"})
     assert list(marks) == ["0"]
-    assert "3 of 4" in marks["0"].note
+    assert lost == 4
+    assert "the norm '0.norm' was folded into it; 3 of 4 channels" in marks["0"].note
+    assert "the norm '1' was folded into '2'" in marks["0"].note
+    assert "was the identity, and was taken out" in marks["0"].note
+    assert marks_of_folds("nothing", {"0"}) == ({}, 0)
+
+
+class Joined(nn.Module):
+    """Norms after the input, after a join, and after an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU()
+        self.after = nn.BatchNorm2d(3)
+        self.joined = nn.BatchNorm2d(6)
+        self.last = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        found: Tensor = self.last(self.joined(torch.cat([x, self.after(self.relu(self.conv(x)))], 1)))
+        return found
+
+
+def test_every_norm_has_its_own_figures_in_the_table() -> None:
+    model = Joined().eval()
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for number, norm in enumerate(norms.values(), 1):
+        nn.init.constant_(norm.weight, 10.0 * number)
+    known = {name: found for name, norm in norms.items() if (found := statistics_of_norm(norm)) is not None}
+    example = torch.zeros(1, 3, 4, 4)
+    marks = marks_of_plan(make_plan(model, example), inserted=False)
+    rows = {row.name: row for row in layer_table(drawn(capture(model, example), marks), marks, known)}
+    assert list(rows) == ["first", "conv", "after", "joined", "last"]
+    assert rows["conv"].norm == "BatchNorm2d"
+    assert rows["conv"].statistics is None
+    for number, name in enumerate(norms, 1):
+        found = rows[name].statistics
+        assert rows[name].state == "norm"
+        assert found is not None
+        assert found.scale is not None
+        assert found.scale.largest == pytest.approx(10 * number, rel=1e-4)
 
 
 @st.composite
@@ -241,7 +281,12 @@ def test_what_is_said_is_text_wherever_it_stands() -> None:
     assert document.count("alert(1)") == document.count("&lt;script&gt;alert(1)&lt;/script&gt;")
     assert "\x00" not in document
     assert "\\x00\\x1b[31m" in document
-    assert Elements(picture_svg(a_page().nodes, NAME)).tags.count("script") == 0
+    picture = picture_svg(a_page().nodes, NAME)
+    assert Elements(picture).tags.count("script") == 0
+    # Viewers that know no custom properties would fill everything black.
+    assert "var(" not in picture
+    assert picture.count("fill: #ffffff") == 2
+    assert "prefers-color-scheme: dark" in picture
 
 
 def test_a_page_refers_to_nothing_but_itself_and_every_name_is_one_element_s() -> None:
@@ -279,7 +324,9 @@ def test_errors_of_nought_need_no_chart() -> None:
 
 def test_a_layer_that_is_not_finite_is_drawn_as_well_as_can_be() -> None:
     nan = float("nan")
-    assert error_chart([LayerError("a", "a", nan, nan, 1e-7, 1e-4), LayerError("b", "b", 1.0, 1.0, 1e-7, 1e-4)])
+    for error in (nan, 1.0, 0.0):
+        given = [LayerError("a", "a", nan, nan, 1e-7, 1e-4), LayerError("b", "b", error, error, 1e-7, 1e-4)]
+        assert error_chart(given) is not None
     norm = nn.BatchNorm2d(3)
     norm.running_var = torch.tensor([0.0, nan, 1.0])
     known = statistics_of_norm(norm)

@@ -49,7 +49,11 @@
       mark(Math.max(0, Math.min(rows.length - 1, current + steps[event.key])));
     });
     picture.addEventListener("blur", hide);
-    pane.addEventListener("scroll", hide);
+    // Whoever moves by keys makes it scroll: the reason goes along.
+    pane.addEventListener("scroll", () => {
+      if (document.activeElement !== picture || !rows[current] || tip.hidden) hide();
+      else show(rows[current].dataset.tip, rows[current].querySelector(".hit").getBoundingClientRect());
+    });
     for (const row of rows) {
       row.addEventListener("pointerenter", () => show(row.dataset.tip, row.querySelector(".hit").getBoundingClientRect()));
       row.addEventListener("pointerleave", hide);
@@ -93,7 +97,7 @@
       const wanted = words.value.trim().toLowerCase();
       let shown = 0;
       for (const row of rows) {
-        const fits = wordsOf(row).includes(wanted) && (!state.value || row.dataset.state === state.value);
+        const fits = wordsOf(row).includes(wanted) && (state.value === "*" || row.dataset.state === state.value);
         row.hidden = !fits;
         shown += fits;
       }
