@@ -1,19 +1,18 @@
 """Two models run side by side, stopping at the same layers: the results of one layer at a time are in memory.
 
-The first model runs in the calling thread, the second in one of its own, and only one of them at a time. At a layer
-that is paired with one of the other model, the first lets the second run up to its counterpart, and both results are
-shown.
+The second model runs in a greenlet: a stack of its own in the same thread, which is left at a layer and gone on with
+later. At a layer that is paired with one of the other model, the first lets the second run up to its counterpart, and
+both results are shown.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Thread, current_thread
 from typing import Any, Self
 
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from bnretrofit.batches import Batch
@@ -41,20 +40,16 @@ class Point:
     call: int = 0
 
 
-class _StoppedError(BaseException):
-    """The other model has failed: there is nothing to go on for. No model catches it."""
-
-
 @contextmanager
 def _shown(model: nn.Module, points: Mapping[Point, int], show: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While it lasts, what the model gives at its points is shown, in the thread in which this was entered."""
+    """While it lasts, what the model gives at its points is shown, on the stack on which this was entered."""
     seen: Counter[str] = Counter()
-    mine = current_thread()
+    mine = getcurrent()
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # Both models may be the same one.
-            if current_thread() is mine:
+            if getcurrent() is mine:
                 number = points.get(Point(name, seen[name]))
                 seen[name] += 1
                 if number is not None and isinstance(output, Tensor):
@@ -68,8 +63,23 @@ def _shown(model: nn.Module, points: Mapping[Point, int], show: Callable[[int, T
         yield
 
 
+Precision = tuple[tuple[str, bool, torch.dtype], ...]
+"""Of mixed precision, which is a thread's: each kind of device, whether it is on, and in which dtype."""
+
+
+def _precision() -> Precision:
+    kinds = [kind for kind in ("cpu", "cuda") if torch.amp.is_autocast_available(kind)]
+    return tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+
+
+def _set_precision(precision: Precision) -> None:
+    for kind, enabled, dtype in precision:
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)
+
+
 class _Follower:
-    """The second model, in a thread that lasts: kernels keep their own threads and memory for each.
+    """The second model.
 
     Args:
         model: In eval mode.
@@ -81,62 +91,44 @@ class _Follower:
         self.points = points
         self.reached = END
         self.result: Any = None
-        self._given: SimpleQueue[Batch | None] = SimpleQueue()
-        self._turns: SimpleQueue[bool] = SimpleQueue()
-        self._results: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-        self._thread = Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._stack = greenlet(self._work)
+        self._given: tuple[Any, ...] = ()
 
     def begin(self, batch: Batch) -> None:
         """Be given a batch; nothing runs before the first turn."""
         self.reached, self.result = -1, None
-        self._given.put((batch,))
+        self._stack = greenlet(self._work)
+        self._given = (batch, _precision())
 
     def advance(self) -> None:
         """Run on to the next point, or to the end."""
         self.result = None
-        self._turns.put(True)
-        self.reached, result = self._results.get()
-        if isinstance(result, BaseException):
-            raise result
-        self.result = result
+        self._stack.parent = getcurrent()
+        given, self._given = self._given, ()
+        # The first model may have been left within a block of mixed precision, and finds itself there again.
+        mine = _precision()
+        try:
+            self.reached, self.result = self._stack.switch(*given)
+        finally:
+            _set_precision(mine)
 
     def leave(self) -> None:
         """Let go of a pass that is to go no further."""
-        if self.reached != END:
-            self._turns.put(False)
-            self.reached, self.result = END, None
+        if self._stack:
+            self._stack.throw()
+        self.reached, self.result, self._given = END, None, ()
 
-    def close(self) -> None:
-        """End the thread."""
-        self.leave()
-        self._given.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (given := self._given.get()) is not None:
-            try:
-                self._turn()
-                # What a thread may compute with is its own: modes are not handed on.
-                with torch.inference_mode(), _shown(self.model, self.points, self._show):
-                    outputs = call(self.model, *given)
-                self._results.put((END, outputs))
-                del outputs
-            except _StoppedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
-                self._results.put((END, error))
-            del given
-
-    def _turn(self) -> None:
-        if not self._turns.get():
-            raise _StoppedError
+    def _work(self, batch: Batch, precision: Precision) -> tuple[int, Any]:
+        _set_precision(precision)
+        with _shown(self.model, self.points, self._show):
+            return END, call(self.model, batch)
 
     def _show(self, number: int, output: Tensor) -> None:
         # A model may run its layers in another order than its graph has them: what is past, is left out.
-        if number > self.reached:
-            self._results.put((number, output))
-            self._turn()
+        if number > self.reached and self._stack.parent is not None:
+            mine = _precision()
+            self._stack.parent.switch((number, output))
+            _set_precision(mine)
 
 
 class SideBySide:
@@ -156,7 +148,7 @@ class SideBySide:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._follower.close()
+        self._follower.leave()
 
     def run(self, batches: tuple[Batch, Batch], visit: Visit) -> Outputs:
         """Run both models on a batch and show the results of every pair, in the order in which they come.
@@ -183,10 +175,11 @@ class SideBySide:
 
         follower.begin(batches[1])
         try:
-            with torch.inference_mode(), _shown(self._model, self._points, show):
-                outputs = call(self._model, batches[0])
-            while follower.reached != END:
-                follower.advance()
+            with torch.inference_mode():
+                with _shown(self._model, self._points, show):
+                    outputs = call(self._model, batches[0])
+                while follower.reached != END:
+                    follower.advance()
             return outputs, follower.result or []
         finally:
             follower.leave()

@@ -110,6 +110,36 @@ def test_an_error_in_either_model_ends_both(failing: int) -> None:
     assert not any(module._forward_hooks for module in good.modules())
 
 
+class Mixed(nn.Module):
+    """Left at its first layer, it is within a block of mixed precision, and at its second it is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.first(x)
+        found: Tensor = self.second(x.float())
+        return found
+
+
+def test_each_model_keeps_its_own_precision() -> None:
+    model = Mixed().eval()
+    x = torch.randn(8, 64)
+    with torch.inference_mode():
+        wanted = model(x)
+    seen: list[torch.dtype] = []
+    points = pairs_of("first", "second")
+    outputs = side_by_side(
+        (model, copy.deepcopy(model)), (x, x), points, lambda _, a, b: seen.extend((a.dtype, b.dtype))
+    )
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    assert torch.equal(outputs[0][0], wanted)
+    assert torch.equal(outputs[1][0], wanted)
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_layers_run_in_another_order_are_left_out_and_nothing_hangs() -> None:
     class Ordered(nn.Module):
         def __init__(self, *, turned: bool) -> None:
