@@ -73,13 +73,15 @@ def report_page(target: Path, model: ModelChoice, images: ImageChoice, choice: R
     batches = None if images.folder is None else batches_of(images, preprocessing)
     example = example_for(preprocessing, network) if batches is None else batches.first()[:1].to(choice.device)
     graph = capture(network, example)
-    # Of a network as it was trained: what would be done to it, and what is measured.
-    plan = make_plan(network, example) if opened.stage == "original" or batches is not None else None
+    statistics = _statistics_of_norms(network)
     marks, left_out = _marks(opened, network)
-    if opened.stage == "original" and plan is not None:
-        marks, left_out = marks_of_plan(plan, inserted=False), plan.notes
+    if opened.stage == "original" or (batches is not None and not statistics):
+        # Of a network as it was trained: what would be done to it, and what is measured.
+        plan = make_plan(network, example)
+        if opened.stage == "original":
+            marks, left_out = marks_of_plan(plan, inserted=False), plan.notes
+        statistics = statistics or _measured(network, plan, batches)
     nodes = drawn(graph, marks)
-    statistics = _statistics(network, plan, batches)
     rows = layer_table(nodes, marks, statistics)
     verified, why_not = verified_again(opened, pair, graph, example, batches)
     drift = drift_by_batch_size(network, _first(batches)) if batches is not None else ()
@@ -135,13 +137,14 @@ def _marks(opened: Opened, network: nn.Module) -> tuple[dict[str, Mark], tuple[s
     return {**folds, **marks}, (left_out,) if lost else ()
 
 
-def _statistics(network: nn.Module, plan: Plan | None, batches: ImageBatches | None) -> dict[str, LayerStatistics]:
-    """Of the norms or, in a network without any that keeps them, of the layers on the images."""
+def _statistics_of_norms(network: nn.Module) -> dict[str, LayerStatistics]:
     norms = {name: statistics_of_norm(module) for name, module in network.named_modules() if is_batch_norm(module)}
-    known = {name: found for name, found in norms.items() if found is not None}
-    if known or plan is None or batches is None:
-        return known
-    measured = calibrate(network, plan, batches)
+    return {name: found for name, found in norms.items() if found is not None}
+
+
+def _measured(network: nn.Module, plan: Plan, batches: ImageBatches | None) -> dict[str, LayerStatistics]:
+    """Of the layers that could get a norm, on the images."""
+    measured = {} if batches is None else calibrate(network, plan, batches)
     return {name: statistics_of_stats(stats) for name, stats in measured.items()}
 
 
