@@ -8,7 +8,8 @@ layer. The contenders take turns in every round. Networks: squeezenet1_1 at 224 
 folder of real networks ($BNRETROFIT_ASSETS, or shared/assets beside the checkout), each against the same network
 retrofitted, whose layers are equal, and against one whose layers all differ in the last digits, which costs more.
 
-Memory is that of a process of its own: the peak above what was resident before.
+Wall clock and processor time; on one thread (OMP_NUM_THREADS=1) the latter is hardly disturbed by other work. Memory
+is that of a process of its own: the peak above what was resident before.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> None:
         return
     began = load()
     rows = [row for name in options.networks for kind in (EQUAL, CLOSE) for row in measured(name, kind, options)]
-    header = ("network", "against", "what", "least", "median", "MiB")
+    header = ("network", "against", "what", "least", "median", "processor least", "processor median", "MiB")
     print(table(header, [[str(cell) for cell in row] for row in rows]))
     record("verify_cost", arguments, {"rows": [dict(zip(header, row, strict=True)) for row in rows], "load": began})
 
@@ -54,14 +56,18 @@ def measured(name: str, kind: str, options: argparse.Namespace) -> list[list[Any
     works = contenders(name, kind, options.images)
     for work in works.values():
         work(2)
-    times: dict[str, list[float]] = {what: [] for what in works}
+    wall: dict[str, list[float]] = {what: [] for what in works}
+    processor: dict[str, list[float]] = {what: [] for what in works}
     for number in range(options.rounds):
         for what in rotated(list(works), number):
-            times[what].append(timed(lambda what=what: works[what](None)))  # type: ignore[misc]
+            began = time.process_time()
+            wall[what].append(timed(lambda what=what: works[what](None)))  # type: ignore[misc]
+            processor[what].append(time.process_time() - began)
     rows = []
     for what in works:
-        found = ratios(times[what], times[FORWARD])
-        rows.append([name, kind, what, found["min"], found["median"], round(memory(name, what, kind) / 2**20)])
+        found = [ratios(times[what], times[FORWARD]) for times in (wall, processor)]
+        figures = [each[figure] for each in found for figure in ("min", "median")]
+        rows.append([name, kind, what, *figures, round(memory(name, what, kind) / 2**20)])
     return rows
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "exporting",
     "report": "reporting",
     "inspect": "inspecting",
+    "study": "studying",
     "demo": "demonstrating",
     "env": "environment",
 }

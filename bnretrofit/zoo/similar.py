@@ -10,6 +10,9 @@ from bnretrofit.zoo.names import ModelName, names_in
 
 __all__ = ["similar_models"]
 
+FEWEST = 16
+"""Tensors of the smallest of these architectures, AlexNet: building a hundred of them takes many seconds."""
+
 
 def similar_models(model: ModelName, shapes: dict[str, tuple[int, ...]], hint: str = "") -> str | None:
     """The architecture whose tensors are most like those given.
@@ -24,6 +27,8 @@ def similar_models(model: ModelName, shapes: dict[str, tuple[int, ...]], hint: s
     Returns:
         Its name; None if no architecture shares at least half of the tensors.
     """
+    if 2 * len(shapes) <= FEWEST:
+        return None
     stem = model.name.rpartition("/")[2].split(".")[0].split("_")[0].rstrip("0123456789")
     names = [ModelName("torchvision", name) for name in names_in("torchvision")]
     names += [ModelName("timm", name) for name in names_in("timm") if name.startswith(stem)][:40]

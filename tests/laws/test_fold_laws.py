@@ -28,7 +28,7 @@ def check_fold(network: Network, *, allow_new_layers: bool) -> None:
     torch.testing.assert_close(run(folded, x), wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()))
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(network=networks(norms=True), allow_new_layers=st.booleans())
 def test_folding_preserves_the_function(network: Network, allow_new_layers: bool) -> None:
     check_fold(network, allow_new_layers=allow_new_layers)

@@ -12,7 +12,7 @@ from bnretrofit.layers import kind_of
 from tests.laws.generated import Network, networks
 from tests.library.observing import equal_states, observed, run, same, storages
 
-EXAMPLES = 60
+EXAMPLES = 40
 PLACEMENTS = st.sampled_from(["pre", "post"])
 
 

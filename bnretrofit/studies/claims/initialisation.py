@@ -1,0 +1,44 @@
+"""Norms make initialisation easier."""
+
+from collections.abc import Sequence
+
+from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, by_seed, pairs
+from bnretrofit.studies.findings import Finding, percent, spread_of
+from bnretrofit.studies.networks import Shape
+from bnretrofit.studies.recipes import Budget, Recipe
+from bnretrofit.studies.results import NAMES, Results
+from bnretrofit.studies.study import FEW_RATES, Study, grid
+
+__all__ = ["STUDY"]
+
+GAINS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+
+
+def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
+    """Every scale of the initial weights."""
+    return grid(budget, seeds, FEW_RATES, [Shape(gain=gain) for gain in GAINS])
+
+
+def find(study: Study, results: Results) -> Finding:
+    """The worst accuracy over all scales, of either network."""
+    found = pairs(results, {f"{gain:g}": Shape(gain=gain) for gain in GAINS}, FEW_RATES)
+    worst = {norms: [min(each) for each in by_seed(found, norms)] for norms in (False, True)}
+    held = all(b > a for a, b in zip(worst[False], worst[True], strict=True))
+    answer = (
+        f"The worst accuracy of all scales is {percent(spread_of(worst[False]))} % without norms and "
+        f"{percent(spread_of(worst[True]))} % with norms."
+    )
+    header = ("scale of the initial weights", *NAMES.values())
+    axes = accuracy_axes(header[0], log=True)
+    rows, series = accuracy_rows(found), accuracy_series(found, GAINS)
+    return Finding(study.name, study.claim, held, answer, header, rows, axes, series)
+
+
+STUDY = Study(
+    "initialisation",
+    "make initialisation easier",
+    "All initial weights are multiplied with the same number. The claim holds if the worst accuracy over all scales is "
+    "higher with norms.",
+    recipes,
+    find,
+)

@@ -1,0 +1,77 @@
+"""Norms need batches that are not small."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bnretrofit.studies.findings import Axes, Finding, Series, Spread, percent, spread_of
+from bnretrofit.studies.recipes import Budget, Recipe
+from bnretrofit.studies.results import NAMES, Best, Results
+from bnretrofit.studies.study import FEW_RATES, Study, grid
+
+__all__ = ["STUDY"]
+
+SHARES = (2, 4, 8, 16, 32)
+
+
+def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
+    """Fewer and fewer images that share their statistics; and frozen statistics."""
+    whole = grid(budget, seeds, FEW_RATES)
+    with_norms = [recipe for recipe in whole if recipe.norms]
+    shared = [replace(recipe, share=share) for share in SHARES if share < budget.batch_size for recipe in with_norms]
+    return [*whole, *shared, *(replace(recipe, frozen=True) for recipe in with_norms)]
+
+
+def find(study: Study, results: Results) -> Finding:
+    """Accuracy by how many images share their statistics."""
+    budget = results.budget
+    shares = [share for share in SHARES if share < budget.batch_size]
+    by_share = {share: _best(results, Recipe(budget, True, 0, 0, share=share)) for share in shares}
+    whole, plain = results.best(True, FEW_RATES), results.best(False, FEW_RATES)
+    frozen = _best(results, Recipe(budget, True, 0, 0, frozen=True))
+    smallest = by_share[shares[0]]
+    held = all(b > a for a, b in zip(smallest.top1, whole.top1, strict=True))
+    answer = (
+        f"With statistics of {shares[0]} images the accuracy is {percent(smallest.spread)} %, with those of all "
+        f"{budget.batch_size} of a step {percent(whole.spread)} %, with frozen ones {percent(frozen.spread)} %, "
+        f"without norms {percent(plain.spread)} %."
+    )
+    named = [
+        *((f"batch statistics of {share} images", best) for share, best in by_share.items()),
+        (f"synchronised: of all {budget.batch_size} images of a step", whole),
+        ("frozen", frozen),
+        (NAMES[False], plain),
+    ]
+    rows = tuple((label, f"{percent(best.spread)} at {best.rate:g}") for label, best in named)
+    places = tuple(float(share) for share in (*shares, budget.batch_size))
+    lines = {
+        "batch statistics": [best.spread for best in (*by_share.values(), whole)],
+        "frozen": [frozen.spread] * len(places),
+        NAMES[False]: [plain.spread] * len(places),
+    }
+    series = tuple(_line(label, places, y) for label, y in lines.items())
+    axes = Axes("images that share their statistics", "accuracy", log_x=True)
+    return Finding(study.name, study.claim, held, answer, ("statistics", "accuracy"), rows, axes, series)
+
+
+def _line(label: str, places: tuple[float, ...], y: Sequence[Spread]) -> Series:
+    return Series(label, places, tuple(y))
+
+
+def _best(results: Results, recipe: Recipe) -> Best:
+    found = []
+    for rate in FEW_RATES:
+        outcomes = results.of(replace(recipe, rate=rate))
+        found.append(Best(rate, outcomes, results.accuracies(outcomes)))
+    return max(found, key=lambda best: spread_of(best.top1).mean)
+
+
+STUDY = Study(
+    "small-batches",
+    "lose by small batches",
+    "Every step has as many images; fewer and fewer of them share their statistics, as on ranks with a few images "
+    "each, and the running statistics are those of the step. Synchronised statistics are those of all images of the "
+    "step, so they are the last line of the batch statistics; frozen ones stay those that the norms were inserted "
+    "with. The claim holds if the accuracy with the smallest batches is lower than with the whole step's.",
+    recipes,
+    find,
+)

@@ -1,0 +1,71 @@
+"""Norms make training faster."""
+
+import math
+from collections.abc import Sequence
+
+from bnretrofit.studies.findings import Axes, Finding, Series, spread_of, times
+from bnretrofit.studies.recipes import Budget, Outcome, Recipe
+from bnretrofit.studies.results import NAMES, Best, Results
+from bnretrofit.studies.study import RATES, Study, grid
+
+__all__ = ["STUDY"]
+
+SHARE = 0.9
+"""Of the best accuracy that the network without norms comes to."""
+
+
+def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
+    """Every rate."""
+    return grid(budget, seeds, RATES)
+
+
+def find(study: Study, results: Results) -> Finding:
+    """Steps, and seconds, that either network takes to nine tenths of the plain one's accuracy."""
+    best = {norms: results.best(norms, RATES) for norms in (False, True)}
+    target = SHARE * best[False].spread.mean
+    reached = {norms: [_reached(outcome, target) for outcome in best[norms].outcomes] for norms in (False, True)}
+    held = all(b[0] < a[0] for a, b in zip(reached[False], reached[True], strict=True))
+    rows = tuple(
+        (
+            f"{NAMES[norms]}, at {best[norms].rate:g}",
+            *(_told([each[which] for each in reached[norms]]) for which in (0, 1)),
+        )
+        for norms in (False, True)
+    )
+    answer = (
+        f"To an accuracy of {100 * target:.1f} %, steps: {rows[0][1]} without norms, {rows[1][1]} with norms; "
+        f"seconds: {rows[0][2]} and {rows[1][2]}."
+    )
+    header = ("network", f"steps to {100 * target:.1f} %", "seconds")
+    series = tuple(_curve(norms, best[norms]) for norms in (False, True))
+    return Finding(study.name, study.claim, held, answer, header, rows, Axes("step", "accuracy"), series)
+
+
+def _reached(outcome: Outcome, target: float) -> tuple[float, float]:
+    """Steps and seconds at the first look at which the accuracy was there; infinite for never."""
+    return next(((float(step), seconds) for step, seconds, top1 in outcome.curve if top1 >= target), (math.inf,) * 2)
+
+
+def _told(values: Sequence[float]) -> str:
+    if all(map(math.isfinite, values)):
+        return times(spread_of(values))
+    never = sum(not math.isfinite(value) for value in values)
+    return f"never in {never} of {len(values)}"
+
+
+def _curve(norms: bool, best: Best) -> Series:  # noqa: FBT001 - which of the two networks it is
+    looks = zip(*(outcome.curve for outcome in best.outcomes), strict=False)
+    points = [(look[0][0], spread_of([top1 for _, _, top1 in look])) for look in looks]
+    label = f"{NAMES[norms]}, at {best.rate:g}"
+    return Series(label, tuple(float(step) for step, _ in points), tuple(spread for _, spread in points))
+
+
+STUDY = Study(
+    "speed",
+    "make training faster",
+    "Each network is trained at the rate that is best for it in the end. Counted are the steps to nine tenths of the "
+    "accuracy that the network without norms comes to, and the seconds they take, since a step with norms costs more. "
+    "The claim holds if it takes fewer steps.",
+    recipes,
+    find,
+)

@@ -1,0 +1,68 @@
+"""The outcomes of a study's runs, by what they have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bnretrofit.studies.findings import Spread, spread_of
+from bnretrofit.studies.images import Images
+from bnretrofit.studies.networks import USUAL, Shape
+from bnretrofit.studies.recipes import Budget, Outcome, Recipe
+
+__all__ = ["NAMES", "Best", "Results"]
+
+NAMES = {False: "without norms", True: "with norms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best of several learning rates, by the mean accuracy over seeds.
+
+    Attributes:
+        rate: That one.
+        outcomes: Of its runs, seed by seed.
+        top1: Their accuracies.
+    """
+
+    rate: float
+    outcomes: tuple[Outcome, ...]
+    top1: tuple[float, ...]
+
+    @property
+    def spread(self) -> Spread:
+        """Of the accuracies."""
+        return spread_of(self.top1)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the runs of a study came to.
+
+    Attributes:
+        budget: Of each run.
+        seeds: That every run was made with.
+        outcomes: By recipe.
+        images: That were learnt from.
+    """
+
+    budget: Budget
+    seeds: Sequence[int]
+    outcomes: Mapping[Recipe, Outcome]
+    images: Images
+
+    def of(self, recipe: Recipe) -> tuple[Outcome, ...]:
+        """The outcomes of a recipe, seed by seed."""
+        return tuple(self.outcomes[replace(recipe, seed=seed)] for seed in self.seeds)
+
+    def at(self, norms: bool, rate: float, shape: Shape = USUAL, watch: str = "") -> tuple[Outcome, ...]:  # noqa: FBT001 - the first thing that one asks for
+        """The outcomes of the usual recipe with these choices, seed by seed."""
+        return self.of(Recipe(self.budget, norms, rate, 0, shape, watch=watch))
+
+    def accuracies(self, outcomes: Sequence[Outcome]) -> tuple[float, ...]:
+        """On the images to judge with; a run that diverged is worth as much as guessing."""
+        return tuple(1 / self.images.classes if outcome.top1 is None else outcome.top1 for outcome in outcomes)
+
+    def best(self, norms: bool, rates: Sequence[float], shape: Shape = USUAL) -> Best:  # noqa: FBT001 - as above
+        """The rate with the highest mean accuracy."""
+        found = [(rate, self.at(norms, rate, shape)) for rate in rates]
+        kinds = [Best(rate, outcomes, self.accuracies(outcomes)) for rate, outcomes in found]
+        return max(kinds, key=lambda best: best.spread.mean)

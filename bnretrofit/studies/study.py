@@ -1,0 +1,47 @@
+"""A study: which runs it makes, and what follows from them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bnretrofit.studies.findings import Finding
+from bnretrofit.studies.networks import USUAL, Shape
+from bnretrofit.studies.recipes import Budget, Recipe
+from bnretrofit.studies.results import Results
+
+__all__ = ["FEW_RATES", "RATES", "Study", "grid"]
+
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+FEW_RATES = (0.01, 0.1)
+"""Each network is judged by the better one of these, where the rate is not what is asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A claim, and how it is tried.
+
+    Attributes:
+        name: Short.
+        claim: What is said of norms, as it follows "norms".
+        method: What is measured, and when the claim holds, in sentences.
+        recipes: Budget and seeds -> its runs; none where it measures something else than runs.
+        find: What follows from them.
+    """
+
+    name: str
+    claim: str
+    method: str
+    recipes: Callable[[Budget, Sequence[int]], list[Recipe]]
+    find: Callable[["Study", Results], Finding]
+
+
+def grid(
+    budget: Budget, seeds: Sequence[int], rates: Sequence[float], shapes: Sequence[Shape] = (USUAL,)
+) -> list[Recipe]:
+    """Every shape at every rate, with norms and without, for every seed; seeds in the outer loop."""
+    return [
+        Recipe(budget, norms, rate, seed, shape)
+        for seed in seeds
+        for shape in shapes
+        for norms in (False, True)
+        for rate in rates
+    ]

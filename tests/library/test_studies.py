@@ -1,0 +1,230 @@
+"""Studies: their runs do what they say, and a verdict is no where the figures are the other way round."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bnretrofit.errors import UsageError
+from bnretrofit.norms import running_norms
+from bnretrofit.studies.catalogue import STUDIES
+from bnretrofit.studies.drawing import drawn
+from bnretrofit.studies.findings import Axes, Finding, Series, Spread
+from bnretrofit.studies.images import Images, bundled_digits
+from bnretrofit.studies.learning import learn, network_of
+from bnretrofit.studies.networks import CONVOLUTIONS, Shape, vgg, weighted
+from bnretrofit.studies.recipes import Budget, Outcome, Recipe
+from bnretrofit.studies.results import Results
+from bnretrofit.studies.running import run_study
+from bnretrofit.studies.shifting import SHIFTS, shifted
+
+SHORT = Budget("digits", steps=4, batch_size=50, looks=2)
+SEEDS = (0, 1, 2)
+MEASURED = ("cost", "history")
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return bundled_digits()
+
+
+def timeless(outcome: Outcome) -> Outcome:
+    """Without the seconds, which differ from run to run."""
+    return replace(outcome, curve=tuple((step, 0.0, top1) for step, _, top1 in outcome.curve))
+
+
+@pytest.mark.parametrize("depth", CONVOLUTIONS)
+def test_a_vgg_has_as_many_layers_as_its_name_says(depth: int) -> None:
+    assert len(weighted(vgg(Shape(depth), 0))) == depth
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_dropout() -> None:
+    a, b = vgg(Shape(), 1).state_dict(), vgg(Shape(dropout=0.5), 1).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["0.0.weight"], vgg(Shape(), 2).state_dict()["0.0.weight"])
+
+
+def test_gain_scales_the_weights() -> None:
+    a, b = vgg(Shape(), 0), vgg(Shape(gain=4.0), 0)
+    assert all(torch.equal(4 * x.weight, y.weight) for x, y in zip(weighted(a), weighted(b), strict=True))  # type: ignore[operator, arg-type]
+
+
+@pytest.mark.parametrize("shape", [Shape(12), Shape(activation="swish")])
+def test_an_unknown_shape_is_refused(shape: Shape) -> None:
+    with pytest.raises(UsageError, match="Choose from"):
+        vgg(shape, 0)
+
+
+def test_norms_follow_every_layer_but_the_last_and_begin_with_the_statistics_of_the_images(images: Images) -> None:
+    network = network_of(Recipe(SHORT, True, 0.1, 0), images)
+    norms = running_norms(network)
+    assert len(norms) == 10
+    assert all(bool((norm.state_dict()["weight"] == 1).all()) for norm in norms.values())
+    with torch.no_grad():
+        read = network[0][:1](images.train[0])  # type: ignore[index]
+    assert float(read.mean((0, 2, 3)).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(SHORT, False, 0.01, 0),
+        Recipe(SHORT, True, 0.1, 0, Shape(dropout=0.5)),
+        Recipe(SHORT, True, 0.1, 0, share=8),
+        Recipe(SHORT, True, 0.001, 0, frozen=True),
+    ],
+)
+def test_a_run_is_repeatable(recipe: Recipe, images: Images) -> None:
+    before = torch.get_rng_state()
+    first = learn(recipe, images)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert timeless(learn(recipe, images)) == timeless(first)
+    assert [step for step, _, _ in first.curve] == [2, 4]
+    assert len(first.gradients) == 11
+
+
+@pytest.mark.parametrize("watch", ["inputs", "landscape", "shifted images"])
+@pytest.mark.parametrize("norms", [False, True])
+def test_watching_changes_nothing(watch: str, norms: bool, images: Images) -> None:
+    recipe = Recipe(SHORT, norms, 0.01, 0, Shape(dropout=0.5))
+    watched = learn(replace(recipe, watch=watch), images)
+    assert timeless(replace(watched, watched={})) == timeless(learn(recipe, images))
+    assert watched.watched
+    assert all(math.isfinite(value) for values in watched.watched.values() for value in values)
+
+
+def test_loss_and_gradient_hardly_vary_along_a_tiny_step(images: Images) -> None:
+    tiny = learn(Recipe(SHORT, True, 1e-9, 0, watch="landscape"), images).watched
+    usual = learn(Recipe(SHORT, True, 0.1, 0, watch="landscape"), images).watched
+    assert max(tiny["gradient"]) < 1e-3 < min(usual["gradient"])
+    assert max(tiny["loss"]) < 1e-4 < min(usual["loss"])
+
+
+def test_what_layers_read_hardly_moves_with_tiny_steps(images: Images) -> None:
+    tiny = learn(Recipe(SHORT, False, 1e-9, 0, watch="inputs"), images).watched
+    usual = learn(Recipe(SHORT, False, 0.01, 0, watch="inputs"), images).watched
+    assert max(map(max, tiny.values())) < 1e-4 < max(map(max, usual.values()))
+
+
+def test_a_run_that_diverges_says_so(images: Images) -> None:
+    outcome = learn(Recipe(SHORT, False, 1e12, 0), images)
+    assert outcome.top1 is None
+
+
+def test_statistics_of_the_whole_step_are_those_of_a_batch(images: Images) -> None:
+    whole = learn(Recipe(SHORT, True, 0.1, 0), images)
+    shared = learn(Recipe(SHORT, True, 0.1, 0, share=SHORT.batch_size), images)
+    assert shared.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert learn(Recipe(SHORT, True, 0.1, 0, share=2), images).loss != pytest.approx(whole.loss, rel=1e-2)
+
+
+def test_shifts_do_what_they_are_called() -> None:
+    pixels, deviation = torch.randn(4, 3, 32, 32), torch.tensor([0.5, 0.25, 1.0])
+    assert torch.equal(shifted("as they are", pixels, deviation), pixels)
+    brighter = shifted("brighter", pixels, deviation) - pixels
+    assert torch.allclose(brighter[0, :, 0, 0], torch.tensor([0.5, 1.0, 0.25]), atol=1e-5)
+    assert float(shifted("blurred", pixels, deviation).var()) < 0.2 * float(pixels.var())
+    assert torch.allclose(shifted("blurred", torch.ones(1, 3, 8, 8), deviation), torch.ones(1, 3, 8, 8))
+    noise = (shifted("noisy", pixels, deviation) - pixels).std((0, 2, 3)) * deviation
+    assert torch.allclose(noise, torch.full((3,), 0.15), rtol=0.1)
+
+
+def outcome(top1: float, *, train: float = 1.0, watched: float = 1.0, steps: int = 10) -> Outcome:
+    figures: dict[str, tuple[float, ...]] = {
+        f"{kind} {layer}": (watched,) for kind in ("mean", "spread") for layer in (0, 1)
+    }
+    figures |= {"loss": (watched,), "gradient": (watched,)}
+    figures |= dict.fromkeys(SHIFTS, (top1, watched))
+    return Outcome(top1, train, 1.0, 0.0, ((steps, 1.0, top1),), (1.0, 2.0), figures)
+
+
+def ideal(recipe: Recipe) -> Outcome:
+    """As every claim has it."""
+    if not recipe.norms:
+        harm = 0.3 if recipe.rate > 0.03 or recipe.shape.gain != 1 or recipe.shape.depth > 16 else 0.0
+        return outcome(0.7 - harm, train=1.0, watched=2.0, steps=20)
+    few = 0.2 if recipe.share is not None else 0.0
+    return outcome(0.8 - few, train=0.9, watched=1.0, steps=5)
+
+
+def other_way_round(recipe: Recipe) -> Outcome:
+    """As no claim has it."""
+    if recipe.share is not None:
+        return outcome(0.9)
+    norms = not recipe.norms
+    return outcome(0.8 if norms else 0.5, train=0.8 if norms else 1.0, watched=0.3 if norms else 2.0, steps=20)
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name not in MEASURED])
+@pytest.mark.parametrize(("figures", "held"), [(ideal, True), (other_way_round, False)])
+def test_a_verdict_follows_the_figures(
+    name: str, figures: Callable[[Recipe], Outcome], held: bool, images: Images
+) -> None:
+    study = STUDIES[name]
+    outcomes = {recipe: figures(recipe) for recipe in study.recipes(SHORT, SEEDS)}
+    if name == "shifted-images" and not held:
+        outcomes = {
+            recipe: replace(each, watched=dict.fromkeys(SHIFTS, (0.5, 0.4))) for recipe, each in outcomes.items()
+        }
+    finding = study.find(study, Results(SHORT, SEEDS, outcomes, images))
+    assert finding.held is held
+    assert all(len(row) == len(finding.header) for row in finding.rows)
+    assert all(len(series.x) == len(series.y) for series in finding.series)
+    assert finding.answer in drawn_and_read(finding).answer
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name not in MEASURED])
+def test_one_seed_that_says_no_is_a_no(name: str, images: Images) -> None:
+    study = STUDIES[name]
+    outcomes = {
+        recipe: other_way_round(recipe) if recipe.seed == 2 else ideal(recipe) for recipe in study.recipes(SHORT, SEEDS)
+    }
+    if name == "shifted-images":
+        outcomes = {
+            recipe: replace(each, watched=dict.fromkeys(SHIFTS, (0.5, 0.4 if recipe.seed == 2 else 0.6)))
+            for recipe, each in outcomes.items()
+        }
+    assert not study.find(study, Results(SHORT, SEEDS, outcomes, images)).held
+
+
+def drawn_and_read(finding: Finding) -> Finding:
+    """The finding after a way through JSON; its drawing must not depend on that."""
+    read = Finding.from_json(finding.to_json())
+    assert drawn(read) == drawn(finding)
+    return read
+
+
+def test_a_finding_survives_json_with_figures_that_are_not_finite() -> None:
+    spread = Spread(math.inf, 1.0, math.inf)
+    finding = Finding("s", "c", False, "a", ("x",), (("1",),), Axes("x", "y"), (Series("l", (1.0,), (spread,)),))
+    assert Finding.from_json(finding.to_json()) == finding
+
+
+def test_recipes_and_outcomes_survive_json(images: Images) -> None:
+    recipe = Recipe(SHORT, True, 0.1, 3, Shape(16, "tanh", 0.5, 4.0), share=2, watch="inputs")
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    found = learn(replace(recipe, share=None, shape=Shape()), images)
+    assert Outcome.from_json(found.to_json()) == found
+
+
+def test_a_diverged_run_counts_as_guessing(images: Images) -> None:
+    lost = Outcome(None, None, None, None, (), (), {})
+    assert Results(SHORT, (0,), {}, images).accuracies([lost]) == (0.1,)
+
+
+def test_gamma_set_to_the_variance_moves_outputs_and_ours_does_not(images: Images) -> None:
+    finding = run_study(STUDIES["history"], images, SHORT, (0,))
+    moves = {row[0]: float(row[1]) for row in finding.rows}
+    assert not finding.held
+    assert moves["bnretrofit"] == 0
+    assert moves["gamma = variance"] > 0.1
+
+
+def test_a_step_with_norms_costs_more_and_folding_takes_them_away(images: Images) -> None:
+    finding = run_study(STUDIES["cost"], images, SHORT, (0,))
+    kept = {row[0]: row[2] for row in finding.rows}
+    assert float(kept["with norms"]) > 1.2
+    assert float(kept["with norms, frozen statistics"]) < float(kept["with norms"])
