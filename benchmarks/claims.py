@@ -1,7 +1,7 @@
 """What batch normalisation is said to do, each claim tried on small VGGs with norms that bnretrofit inserts.
 
     python -m benchmarks.claims                                # all studies, on the bundled digits
-    python -m benchmarks.claims --images cifar10 --jobs 2      # on 10,000 images of CIFAR-10
+    python -m benchmarks.claims --images cifar10 --jobs 2      # on 5,000 images of CIFAR-10
     python -m benchmarks.claims depth speed --seeds 0 1 2 3 4
 
 The studies are those of `bnretrofit study`. A run that is in results/claims_runs.jsonl already is not made again; what
@@ -32,10 +32,10 @@ from bnretrofit.studies.running import DIGITS
 __all__ = ["BUDGETS", "known_runs"]
 
 CACHE = RESULTS / "claims_runs.jsonl"
-MOST = 10_000
-"""Images of CIFAR-10 to learn from; to judge with there are 5,000."""
+MOST, MOST_TO_JUDGE = 5_000, 1_000
+"""Images of CIFAR-10."""
 
-BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", steps=400, batch_size=128, looks=20)}
+BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", steps=200, batch_size=64, looks=8)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -65,7 +65,11 @@ def main(arguments: Sequence[str]) -> None:
 @cache
 def images_named(name: str, folder: Path) -> Images:
     """Read once in each process."""
-    return bundled_digits() if name == "digits" else images_of(folder / "train", folder / "test", most=MOST)
+    return bundled_digits() if name == "digits" else _cifar10(folder)
+
+
+def _cifar10(folder: Path) -> Images:
+    return images_of(folder / "train", folder / "test", most=MOST, most_to_judge=MOST_TO_JUDGE)
 
 
 def known_runs() -> dict[Recipe, Outcome]:

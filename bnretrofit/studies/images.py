@@ -16,7 +16,7 @@ from bnretrofit.training_data.folders import open_folders
 from bnretrofit.training_data.samples import Part
 from bnretrofit.zoo import bundled_folder
 
-__all__ = ["Images", "Labelled", "batches_of", "bundled_digits", "digits_for", "images_of"]
+__all__ = ["Images", "Labelled", "batches_of", "bundled_digits", "digits_for", "images_of", "some_of"]
 
 Labelled = tuple[Tensor, Tensor]
 """Images (N, 3, 32, 32), float32, and labels (N,), int64."""
@@ -44,6 +44,12 @@ class Images:
         return 1 + int(self.train[1].max())
 
 
+def some_of(labelled: Labelled, count: int) -> Labelled:
+    """About so many of them, evenly from the whole: folders are read class by class."""
+    stride = max(1, len(labelled[1]) // count)
+    return labelled[0][::stride], labelled[1][::stride]
+
+
 def batches_of(labelled: Labelled, size: int = 256) -> Iterator[Labelled]:
     """All of them, in order."""
     yield from zip(labelled[0].split(size), labelled[1].split(size), strict=True)
@@ -56,7 +62,7 @@ def bundled_digits() -> Images:
 
 def digits_for(preprocessing: Preprocessing) -> tuple[Labelled, Labelled]:
     """The same as a network's own preprocessing makes them: those to learn from, and those to judge with."""
-    return _both(*_digits(), preprocessing, None)
+    return _both(*_digits(), preprocessing, None, None)
 
 
 def _digits() -> tuple[Path, Path]:
@@ -64,19 +70,20 @@ def _digits() -> tuple[Path, Path]:
     return folder / "train", folder / "val"
 
 
-def images_of(train: Path, test: Path, *, most: int | None = None) -> Images:
+def images_of(train: Path, test: Path, *, most: int | None = None, most_to_judge: int | None = None) -> Images:
     """Read two folders of images with a folder per class; all are normalised by the pixels of those to learn from.
 
     Args:
         train: To learn from.
         test: To judge with.
-        most: Take at most so many of either, evenly from the whole.
+        most: Take at most so many to learn from, evenly from the whole; None for all.
+        most_to_judge: The same of those to judge with.
 
     Raises:
         InputRejectedError: A folder cannot be read, has no class folders, or classes that training has not.
         UsageError: There are no images to judge with.
     """
-    (pixels, labels), (others, of_others) = _both(train, test, Preprocessing(SIZE), most)
+    (pixels, labels), (others, of_others) = _both(train, test, Preprocessing(SIZE), most, most_to_judge)
     mean = pixels.mean((0, 2, 3), keepdim=True)
     # A channel that is the same everywhere stays at zero.
     deviation = pixels.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -84,12 +91,14 @@ def images_of(train: Path, test: Path, *, most: int | None = None) -> Images:
     return Images((normalised[0], labels), (normalised[1], of_others), deviation.flatten())
 
 
-def _both(train: Path, test: Path, preprocessing: Preprocessing, most: int | None) -> tuple[Labelled, Labelled]:
+def _both(
+    train: Path, test: Path, preprocessing: Preprocessing, most: int | None, most_to_judge: int | None
+) -> tuple[Labelled, Labelled]:
     found = open_folders(train, test, val_split=None, seed=0)
     if found.val is None:
         raise UsageError("there are no images to judge with", remedy="name their folder")
     transform = eval_transform(preprocessing)
-    return _read(found.train, transform, most), _read(found.val, transform, most)
+    return _read(found.train, transform, most), _read(found.val, transform, most_to_judge)
 
 
 def _read(part: Part, transform: Any, most: int | None) -> Labelled:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bnretrofit.norms import running_norms
 from bnretrofit.pipeline import retrofit
-from bnretrofit.studies.images import Images, Labelled, batches_of
+from bnretrofit.studies.images import Images, Labelled, batches_of, some_of
 from bnretrofit.studies.networks import vgg, weighted
 from bnretrofit.studies.recipes import Outcome, Recipe
 from bnretrofit.studies.watching import Watch, watch_for
@@ -26,6 +26,9 @@ from bnretrofit.training_data.order import epoch_order, micro_batches
 from bnretrofit.training_data.seeding import seed_of
 
 __all__ = ["learn", "network_of"]
+
+JUDGED = 1000
+"""Of the images that were learnt, how many it is judged with."""
 
 CALIBRATION = 256
 """Images by whose statistics norms are inserted."""
@@ -59,7 +62,8 @@ def network_of(recipe: Recipe, images: Images) -> nn.Module:
 class _Run:
     def __init__(self, recipe: Recipe, images: Images) -> None:
         self._recipe, self._images = recipe, images
-        self._model = network_of(recipe, images)
+        # Channels last in memory, which is faster.
+        self._model = network_of(recipe, images).to(memory_format=torch.channels_last)
         self._example = images.train[0][:2]
         self._watch: Watch = watch_for(recipe.watch, self._model, images)
         self._seconds = 0.0
@@ -70,7 +74,7 @@ class _Run:
         finite = self._train()
         if not finite:
             return Outcome(None, None, None, None, tuple(self._curve), self._gradients, self._watch.found())
-        test, train = self._judged(self._images.test), self._judged(self._images.train)
+        test, train = self._judged(self._images.test), self._judged(some_of(self._images.train, JUDGED))
         self._watch.end()
         return Outcome(
             test.top1, train.top1, test.loss, train.loss, tuple(self._curve), self._gradients, self._watch.found()
@@ -130,7 +134,7 @@ class _Run:
             order = epoch_order(len(labels), recipe.seed, epoch)
             rows = micro_batches(order, share, size // share)
             for start in range(0, len(rows), size // share):
-                yield [(pixels[some], labels[some]) for some in rows[start : start + size // share]]
+                yield [_taken(pixels, labels, some) for some in rows[start : start + size // share]]
 
     def _gradient(self, step: int, micros: list[Labelled]) -> float:
         """Leave the gradient of a step in the parameters; returns its mean loss."""
@@ -142,6 +146,10 @@ class _Run:
             torch.autograd.backward(loss)
             total += float(loss.detach())
         return total
+
+
+def _taken(pixels: Tensor, labels: Tensor, rows: Tensor) -> Labelled:
+    return pixels[rows].to(memory_format=torch.channels_last), labels[rows]
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bnretrofit.norms import running_norms
 from bnretrofit.recalibration import recalibrate
-from bnretrofit.studies.images import Images, Labelled, batches_of
+from bnretrofit.studies.images import Images, Labelled, batches_of, some_of
 from bnretrofit.studies.networks import weighted
 from bnretrofit.studies.shifting import SHIFTS, shifted
 from bnretrofit.training.evaluation import evaluate
@@ -154,8 +154,7 @@ class _Shifted(Watch):
             top1 = evaluate(self.model, batches_of((moved, labels)), quiet=True).top1
             self.values[name] = [top1]
             if running_norms(self.model):
-                # Evenly from all of them: folders are read class by class.
-                measured = recalibrate(self.model, [moved[:: max(1, len(moved) // UNLABELLED)]])
+                measured = recalibrate(self.model, [some_of((moved, labels), UNLABELLED)[0]])
                 self.values[name].append(evaluate(measured.model, batches_of((moved, labels)), quiet=True).top1)
 
 

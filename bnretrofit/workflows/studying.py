@@ -90,6 +90,6 @@ def study_claim(
 def _images_and_budget(folders: ImageFolders | None) -> tuple[Images, Budget]:
     if folders is None:
         return bundled_digits(), DIGITS
-    images = images_of(folders.train, folders.test, most=folders.most)
+    images = images_of(folders.train, folders.test, most=folders.most, most_to_judge=folders.most)
     size = min(BATCH_SIZE, len(images.train[1]))
     return images, Budget(folders.train.name, steps=STEPS, batch_size=size)
