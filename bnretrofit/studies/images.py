@@ -16,7 +16,7 @@ from bnretrofit.training_data.folders import open_folders
 from bnretrofit.training_data.samples import Part
 from bnretrofit.zoo import bundled_folder
 
-__all__ = ["Images", "Labelled", "batches_of", "bundled_digits", "digits_for", "images_of", "some_of"]
+__all__ = ["SIZE", "Images", "Labelled", "batches_of", "bundled_digits", "digits_for", "images_of", "some_of"]
 
 Labelled = tuple[Tensor, Tensor]
 """Images (N, 3, 32, 32), float32, and labels (N,), int64."""

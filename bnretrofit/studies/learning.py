@@ -4,16 +4,20 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnretrofit.copies import independent_copy
 from bnretrofit.norms import running_norms
-from bnretrofit.pipeline import retrofit
-from bnretrofit.studies.images import Images, Labelled, batches_of, some_of
-from bnretrofit.studies.networks import vgg, weighted
+from bnretrofit.planning import make_plan
+from bnretrofit.sites import Plan
+from bnretrofit.standardising import standardize
+from bnretrofit.studies.images import SIZE, Images, Labelled, batches_of, some_of
+from bnretrofit.studies.networks import Shape, vgg, weighted
 from bnretrofit.studies.recipes import Outcome, Recipe
 from bnretrofit.studies.watching import Watch, watch_for
 from bnretrofit.training import TrainingConfig
@@ -55,8 +59,15 @@ def network_of(recipe: Recipe, images: Images) -> nn.Module:
     """The network before its first step, in eval mode."""
     network: nn.Module = vgg(recipe.shape, recipe.seed, classes=images.classes).eval()
     if recipe.norms:
-        network = retrofit(network, [images.train[0][:CALIBRATION]], init="standardize")
+        plan = _plan(recipe.shape, images.classes)
+        network = independent_copy(standardize(network, plan, [images.train[0][:CALIBRATION]]))
     return network
+
+
+@cache
+def _plan(shape: Shape, classes: int) -> Plan:
+    """Where norms go: the same for all seeds, and it takes longer to find out than many steps of training."""
+    return make_plan(vgg(shape, 0, classes=classes).eval(), torch.zeros(2, *SIZE))
 
 
 class _Run:
