@@ -145,7 +145,7 @@ def outcome(top1: float, *, train: float = 1.0, watched: float = 1.0, steps: int
 def ideal(recipe: Recipe) -> Outcome:
     """As every claim has it."""
     if not recipe.norms:
-        harm = 0.3 if recipe.rate > 0.03 or recipe.shape.gain != 1 or recipe.shape.depth > 16 else 0.0
+        harm = 0.3 if recipe.rate > 0.01 or recipe.shape.gain != 1 or recipe.shape.depth > 16 else 0.0
         return outcome(0.7 - harm, train=1.0, watched=2.0, steps=20)
     few = 0.2 if recipe.share is not None else 0.0
     return outcome(0.8 - few, train=0.9, watched=1.0, steps=5)

@@ -2,26 +2,27 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, pairs
+from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, pair
 from bnretrofit.studies.findings import Finding, spread_of
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Results
-from bnretrofit.studies.study import RATES, Study, grid
+from bnretrofit.studies.study import FEW_RATES, RATES, Study, grid
 
 __all__ = ["STUDY"]
 
-SHAPES = {"VGG-11": Shape(11), "VGG-16": Shape(16)}
+KINDS = {"VGG-11": (Shape(11), RATES), "VGG-16": (Shape(16), FEW_RATES)}
+"""Shape, and the rates of which each network has its best one."""
 
 
 def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
-    """Every rate, for two depths."""
-    return grid(budget, seeds, RATES, tuple(SHAPES.values()))
+    """Two depths, one of them at every rate."""
+    return [recipe for shape, rates in KINDS.values() for recipe in grid(budget, seeds, rates, [shape])]
 
 
 def find(study: Study, results: Results) -> Finding:
     """The best accuracy of either network."""
-    found = pairs(results, SHAPES, RATES)
+    found = [pair(results, label, shape, rates) for label, (shape, rates) in KINDS.items()]
     gaps = {pair.label: [b - a for a, b in zip(pair.plain.top1, pair.norms.top1, strict=True)] for pair in found}
     held = all(gap > 0 for each in gaps.values() for gap in each)
     words = [
@@ -30,7 +31,7 @@ def find(study: Study, results: Results) -> Finding:
     ]
     answer = f"With norms over without, each at its best rate: {'; '.join(words)}."
     header = ("network", *(f"{name}, at its best rate" for name in NAMES.values()))
-    axes = accuracy_axes("network", names=tuple(SHAPES))
+    axes = accuracy_axes("network", names=tuple(KINDS))
     rows = accuracy_rows(found)
     return Finding(study.name, study.claim, held, answer, header, rows, axes, accuracy_series(found))
 
@@ -38,8 +39,8 @@ def find(study: Study, results: Results) -> Finding:
 STUDY = Study(
     "accuracy",
     "give better results at an equal budget",
-    "Each network is trained for the same number of steps at each rate, and judged at its best one. The claim holds if "
-    "the accuracy with norms is higher, in every seed and for both depths.",
+    "Each network is trained for the same number of steps at each rate (VGG-16 at two), and judged at its best one. "
+    "The claim holds if the accuracy with norms is higher, in every seed and for both depths.",
     recipes,
     find,
 )

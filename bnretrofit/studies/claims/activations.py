@@ -22,7 +22,7 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 def find(study: Study, results: Results) -> Finding:
     """The worst accuracy over all activations, of either network."""
-    found = pairs(results, SHAPES, FEW_RATES)
+    found = pairs(results, SHAPES)
     worst = {norms: [min(each) for each in by_seed(found, norms)] for norms in (False, True)}
     held = all(b > a for a, b in zip(worst[False], worst[True], strict=True))
     words = [

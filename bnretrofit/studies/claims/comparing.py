@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from bnretrofit.studies.findings import Axes, Series, percent
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.results import NAMES, Best, Results
+from bnretrofit.studies.study import FEW_RATES
 
-__all__ = ["Pair", "accuracy_axes", "accuracy_rows", "accuracy_series", "by_seed", "pairs"]
+__all__ = ["Pair", "accuracy_axes", "accuracy_rows", "accuracy_series", "by_seed", "pair", "pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,14 @@ class Pair:
         return self.norms if norms else self.plain
 
 
-def pairs(results: Results, shapes: Mapping[str, Shape], rates: Sequence[float]) -> list[Pair]:
-    """For each shape both networks, each at its best rate."""
-    return [
-        Pair(label, results.best(False, rates, shape), results.best(True, rates, shape))
-        for label, shape in shapes.items()
-    ]
+def pairs(results: Results, shapes: Mapping[str, Shape]) -> list[Pair]:
+    """For each shape both networks, each at the better one of `FEW_RATES`."""
+    return [pair(results, label, shape, FEW_RATES) for label, shape in shapes.items()]
+
+
+def pair(results: Results, label: str, shape: Shape, rates: Sequence[float]) -> Pair:
+    """Both networks of a shape, each at its best rate."""
+    return Pair(label, results.best(False, rates, shape), results.best(True, rates, shape))
 
 
 def accuracy_rows(found: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:

@@ -21,7 +21,7 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 def find(study: Study, results: Results) -> Finding:
     """Accuracy by depth, and how far the gradients of the layers are apart at the first step."""
-    found = pairs(results, SHAPES, FEW_RATES)
+    found = pairs(results, SHAPES)
     deepest = found[-1]
     held = all(b > a for a, b in zip(deepest.plain.top1, deepest.norms.top1, strict=True))
     answer = (

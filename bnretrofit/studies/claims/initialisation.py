@@ -21,7 +21,7 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 def find(study: Study, results: Results) -> Finding:
     """The worst accuracy over all scales, of either network."""
-    found = pairs(results, {f"{gain:g}": Shape(gain=gain) for gain in GAINS}, FEW_RATES)
+    found = pairs(results, {f"{gain:g}": Shape(gain=gain) for gain in GAINS})
     worst = {norms: [min(each) for each in by_seed(found, norms)] for norms in (False, True)}
     held = all(b > a for a, b in zip(worst[False], worst[True], strict=True))
     answer = (

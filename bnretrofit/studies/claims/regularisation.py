@@ -21,7 +21,7 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 def find(study: Study, results: Results) -> Finding:
     """How much better the images that were learnt are known than others, and which dropout is best."""
-    found = pairs(results, {f"{rate:g}": Shape(dropout=rate) for rate in DROPOUTS}, FEW_RATES)
+    found = pairs(results, {f"{rate:g}": Shape(dropout=rate) for rate in DROPOUTS})
     gaps = {norms: _gaps(found[0].of(norms)) for norms in (False, True)}
     held = all(b < a for a, b in zip(gaps[False], gaps[True], strict=True))
     best = {norms: _best_dropout(found, norms) for norms in (False, True)}
