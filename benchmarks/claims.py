@@ -35,7 +35,7 @@ CACHE = RESULTS / "claims_runs.jsonl"
 MOST, MOST_TO_JUDGE = 5_000, 1_000
 """Images of CIFAR-10."""
 
-BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", steps=200, batch_size=64, looks=8)}
+BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", MOST, MOST_TO_JUDGE, steps=200, batch_size=64, looks=8)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,22 +44,31 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--images", choices=list(BUDGETS), default="digits", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="of CIFAR-10's images, unpacked")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: %(default)s")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a core; default: %(default)s")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        choices=range(1, 65),
+        metavar="N",
+        default=1,
+        help="runs at a time, each on a core; default: %(default)s",
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.studies) - set(STUDIES)
     if unknown:
         parser.error(f"there is no study {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    budget, chosen = BUDGETS[options.images], options.studies or list(STUDIES)
+    budget, seeds = BUDGETS[options.images], list(dict.fromkeys(options.seeds))
+    chosen = [STUDIES[name] for name in options.studies or STUDIES]
     with unpacked(SUBJECTS["cifar10_vgg16"], options.folder if options.images == "cifar10" else Path()) as folder:
         images = images_named(options.images, folder)
-        wanted = [recipe for name in chosen for recipe in STUDIES[name].recipes(budget, options.seeds)]
+        wanted = [recipe for study in chosen for recipe in study.recipes(budget, seeds)]
         outcomes = all_outcomes(wanted, options.images, folder, options.jobs)
-        for name in chosen:
-            finding = STUDIES[name].find(STUDIES[name], Results(budget, options.seeds, outcomes, images))
-            print(f"{name}: {'yes' if finding.held else 'no'}. {finding.answer}", flush=True)
-            result = {"images": options.images, "seeds": options.seeds, "steps": budget.steps, "made": made_with()}
-            record("claims", arguments, result | {"finding": finding.to_json()})
+        for study in chosen:
+            finding = study.find(study, Results(budget, seeds, outcomes, images))
+            print(f"{study.name}: {'yes' if finding.held else 'no'}. {finding.answer}", flush=True)
+            runs = {"seeds": seeds, "steps": budget.steps} if study.uses == "runs" else {}
+            name = "bundled" if study.uses == "nothing" else options.images
+            record("claims", arguments, {"images": name, **runs, "made": made_with(), "finding": finding.to_json()})
 
 
 @cache
@@ -81,14 +90,14 @@ def known_runs() -> dict[Recipe, Outcome]:
 
 def all_outcomes(wanted: Iterable[Recipe], name: str, folder: Path, jobs: int) -> dict[Recipe, Outcome]:
     """Make the runs that nobody has made, and give all of them."""
-    made = known_runs()
+    made, stamp = known_runs(), made_with()
     missing = [recipe for recipe in dict.fromkeys(wanted) if recipe not in made]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(one_outcome, recipe, name, folder): recipe for recipe in missing}
         for number, done in enumerate(as_completed(waiting), 1):
             recipe, outcome = waiting[done], done.result()
             with CACHE.open("a") as file:
-                line = {"recipe": recipe.to_json(), "outcome": outcome.to_json(), "made": made_with()}
+                line = {"recipe": recipe.to_json(), "outcome": outcome.to_json(), "made": stamp}
                 file.write(json.dumps(line) + "\n")
             print(f"{number} of {len(missing)}: {recipe} {outcome.top1}", file=sys.stderr, flush=True)
             made[recipe] = outcome

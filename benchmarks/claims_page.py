@@ -19,6 +19,7 @@ PAGE = DOCS / "claims.md"
 FOUND = RESULTS / "claims.jsonl"
 
 TITLES = {
+    "bundled": "the bundled network and its digits",
     "digits": "the bundled digits (200 images to learn from, 360 to judge with)",
     "cifar10": "CIFAR-10 (5,000 and 1,000)",
 }
@@ -30,10 +31,10 @@ Written by `python -m benchmarks.tables` from `benchmarks/results/claims.jsonl`,
 makes; `bnretrofit study NAME` tries one claim on the bundled digits. Small VGGs (16, 32, 64, 64 and 64 channels, two
 dense layers of 64, one of logits) learn from nothing: the same initial weights and the same order of images for each
 seed, SGD with Nesterov's momentum 0.9, weight decay 5e-4, 5 % warm-up, cosine, no augmentation. Norms are inserted by
-this tool into the initial network (`retrofit --init standardize`). Figures are means over three seeds, and in brackets
-the least and the most. A claim *held* if it did in each seed; otherwise the answer is no, also where the mean is on its
-side. Where networks are judged at their better rate, it was chosen by the same images, for both alike. A run that
-diverged counts as guessing."""
+this tool into the initial network (`retrofit --init standardize`). Figures are means over the seeds, and in brackets the
+least and the most. A claim *held* if it did in each seed (three agree by chance one time in eight); otherwise the answer
+is no, also where the mean is on its side. Where networks are judged at their better rate, it was chosen by the same
+images, for both alike. A run that diverged, or knows less than guessing does, counts as guessing."""
 
 Found = Mapping[tuple[str, str], tuple[dict[str, Any], Finding]]
 """By study and images: the line that says how it was made, and what was found."""
@@ -76,17 +77,22 @@ def verdict(found: Found, study: str, images: str) -> str:
 
 def section(found: Found, study: Study, images: str) -> str:
     line, finding = found[study.name, images]
-    made, count = line["made"], len(line["seeds"])
-    origin = f"{count} seeds, {line['steps']} steps; torch {made['torch']}, {line['date']}"
+    runs = f"{len(line['seeds'])} seeds, {line['steps']} steps; " if "seeds" in line else ""
+    origin = f"{runs}commit {line['made']['commit']}, torch {line['made']['torch']}, {line['date']}"
     return "\n\n".join(
         [
             f"### {study.name}: {TITLES[images]}",
             f"**{'Held' if finding.held else 'No'}.** {finding.answer}",
             markdown(list(finding.header), [list(row) for row in finding.rows]),
-            f"![{finding.axes.y} by {finding.axes.x}]({plot_of(study.name, images)})",
+            f"![{alternative(finding)}]({plot_of(study.name, images)})",
             origin,
         ]
     )
+
+
+def alternative(finding: Finding) -> str:
+    """What the plots show, for those who do not see them; the figures are in the table."""
+    return "; ".join(f"{plot.axes.y} by {plot.axes.x}" for plot in finding.plots)
 
 
 def plot_of(study: str, images: str) -> str:

@@ -1,19 +1,19 @@
-"""What a study found -> its plot."""
+"""What a study found -> its plots."""
 
 import io
+import math
 from typing import Any
 
-from bnretrofit.studies.findings import Axes, Finding, Series
+from bnretrofit.studies.findings import Finding, Plot, Series
 
 __all__ = ["drawn"]
 
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:gray")
-LEAST_Y = 1e-12
-"""What a logarithmic axis shows nought as."""
+FEW_POINTS = 12
 
 
 def drawn(finding: Finding) -> str:
-    """Draw lines of means, with least and most as bands or bars.
+    """Draw lines of means, with least and most as bands or bars; what is not finite is left out.
 
     Args:
         finding: What was found; the same gives the same text.
@@ -26,37 +26,39 @@ def drawn(finding: Finding) -> str:
 
     settings: dict[Any, Any] = {"svg.hashsalt": finding.study, "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(settings):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.subplots()
-        for number, series in enumerate(finding.series):
-            _line(axes, series, COLOURS[number % len(COLOURS)], finding.axes)
-        _label(axes, finding.axes)
-        if len(finding.series) > 1:
-            axes.legend(frameon=False)
+        figure = Figure(figsize=(6.0 * len(finding.plots), 3.6), layout="constrained")
+        for number, plot in enumerate(finding.plots, 1):
+            _draw(figure.add_subplot(1, len(finding.plots), number), plot)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
 
 
-def _line(axes: Any, series: Series, colour: str, of: Axes) -> None:
-    least = LEAST_Y if of.log_y else -float("inf")
-    middle, low, high = ([max(getattr(y, name), least) for y in series.y] for name in ("mean", "least", "most"))
-    if of.names:
-        below = [a - b for a, b in zip(middle, low, strict=True)]
-        above = [b - a for a, b in zip(middle, high, strict=True)]
-        axes.errorbar(series.x, middle, (below, above), fmt="o", color=colour, label=series.label, capsize=4)
-        return
-    axes.plot(series.x, middle, color=colour, label=series.label, marker="o" if len(series.x) < 12 else None)
-    axes.fill_between(series.x, low, high, color=colour, alpha=0.2, linewidth=0)
-
-
-def _label(axes: Any, of: Axes) -> None:
+def _draw(axes: Any, plot: Plot) -> None:
+    for number, series in enumerate(plot.series):
+        _line(axes, series, COLOURS[number % len(COLOURS)], named=bool(plot.axes.names))
+    of, values = plot.axes, [y.mean for series in plot.series for y in series.y]
     axes.set_xlabel(of.x)
     axes.set_ylabel(of.y)
     if of.log_x:
         axes.set_xscale("log")
-    if of.log_y:
-        axes.set_yscale("log")
+    if of.log_y and any(0 < value < math.inf for value in values):
+        axes.set_yscale("log", nonpositive="clip")
     if of.names:
         axes.set_xticks(range(len(of.names)), of.names)
         axes.set_xlim(-0.5, len(of.names) - 0.5)
+    if len(plot.series) > 1:
+        axes.legend(frameon=False)
+
+
+def _line(axes: Any, series: Series, colour: str, *, named: bool) -> None:
+    points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(y.most)]
+    places = [x for x, _ in points]
+    middle, low, high = ([getattr(y, name) for _, y in points] for name in ("mean", "least", "most"))
+    if named:
+        below = [a - b for a, b in zip(middle, low, strict=True)]
+        above = [b - a for a, b in zip(middle, high, strict=True)]
+        axes.errorbar(places, middle, (below, above), fmt="o", color=colour, label=series.label, capsize=4)
+        return
+    axes.plot(places, middle, color=colour, label=series.label, marker="o" if len(places) < FEW_POINTS else None)
+    axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -1,6 +1,7 @@
 """What a study found: a verdict with its figure, a table and a plot, as data."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from bnretrofit.comparison import finite
 
-__all__ = ["Axes", "Finding", "Series", "Spread", "percent", "spread_of", "times"]
+__all__ = ["Axes", "Finding", "Plot", "Series", "Spread", "percent", "seed_by_seed", "spread_of", "times"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,19 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
+class Plot:
+    """One of a finding's plots.
+
+    Attributes:
+        axes: What it shows.
+        series: Its lines.
+    """
+
+    axes: Axes
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What a study found.
 
@@ -71,8 +85,7 @@ class Finding:
         answer: The same as a sentence with its figures.
         header: Of the table.
         rows: Of the table, in text.
-        axes: Of the plot.
-        series: Its lines.
+        plots: Side by side.
     """
 
     study: str
@@ -81,8 +94,7 @@ class Finding:
     answer: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    axes: Axes
-    series: tuple[Series, ...]
+    plots: tuple[Plot, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; a figure that is not finite is its name as a string."""
@@ -92,14 +104,17 @@ class Finding:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Finding":
         """What `to_json` wrote."""
-        series = tuple(
-            Series(line["label"], tuple(line["x"]), tuple(Spread(*map(float, y.values())) for y in line["y"]))
-            for line in document["series"]
-        )
-        axes = document["axes"] | {"names": tuple(document["axes"]["names"])}
         rows = tuple(tuple(row) for row in document["rows"])
-        more = {"header": tuple(document["header"]), "rows": rows, "axes": Axes(**axes), "series": series}
-        return cls(**document | more)
+        plots = tuple(_plot(plot) for plot in document["plots"])
+        return cls(**document | {"header": tuple(document["header"]), "rows": rows, "plots": plots})
+
+
+def _plot(document: dict[str, Any]) -> Plot:
+    series = tuple(
+        Series(line["label"], tuple(line["x"]), tuple(Spread(*map(float, y.values())) for y in line["y"]))
+        for line in document["series"]
+    )
+    return Plot(Axes(**document["axes"] | {"names": tuple(document["axes"]["names"])}), series)
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -117,3 +132,8 @@ def percent(spread: Spread) -> str:
 def times(spread: Spread) -> str:
     """Figures of any size, as "1.23 (1.1 to 1.4)"."""
     return f"{spread.mean:.3g} ({spread.least:.3g} to {spread.most:.3g})"
+
+
+def seed_by_seed(values: Sequence[float], unit: str = "") -> str:
+    """Figures as they are, one for each seed."""
+    return ", ".join(f"{value:.3g}{unit}" if math.isfinite(value) else "never" for value in values)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bnretrofit.data import eval_transform
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training_data.folders import open_folders
 from bnretrofit.training_data.samples import Part
@@ -23,6 +23,12 @@ Labelled = tuple[Tensor, Tensor]
 
 SIZE = (3, 32, 32)
 
+FEWEST = 32
+"""Images of a folder: batches of several sizes are cut from them."""
+
+SAME = 1e-6
+"""Standard deviation of a channel, of 0 to 1, below which all its pixels are the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
@@ -31,11 +37,13 @@ class Images:
     Attributes:
         train: To learn from.
         test: To judge with.
-        deviation: By what standard deviation of the pixels, 0 to 1, each channel was divided, (3,).
+        mean: What was taken from the pixels, 0 to 1, of each channel, (3,).
+        deviation: What they were divided by then, (3,).
     """
 
     train: Labelled
     test: Labelled
+    mean: Tensor
     deviation: Tensor
 
     @property
@@ -43,11 +51,22 @@ class Images:
         """How many there are."""
         return 1 + int(self.train[1].max())
 
+    @property
+    def guessing(self) -> float:
+        """Accuracy of always telling the commonest class of those to judge with."""
+        return float(torch.bincount(self.test[1]).max() / len(self.test[1]))
+
 
 def some_of(labelled: Labelled, count: int) -> Labelled:
-    """About so many of them, evenly from the whole: folders are read class by class."""
-    stride = max(1, len(labelled[1]) // count)
-    return labelled[0][::stride], labelled[1][::stride]
+    """So many of them, or all if there are fewer, evenly from the whole: folders are read class by class."""
+    rows = _evenly(len(labelled[1]), count)
+    return labelled[0][rows], labelled[1][rows]
+
+
+def _evenly(count: int, most: int | None) -> Tensor:
+    if most is None or most >= count:
+        return torch.arange(count)
+    return torch.linspace(0, count - 1, most).round().long()
 
 
 def batches_of(labelled: Labelled, size: int = 256) -> Iterator[Labelled]:
@@ -80,15 +99,28 @@ def images_of(train: Path, test: Path, *, most: int | None = None, most_to_judge
         most_to_judge: The same of those to judge with.
 
     Raises:
-        InputRejectedError: A folder cannot be read, has no class folders, or classes that training has not.
+        InputRejectedError: A folder cannot be read, has no class folders, or classes that training has not; or there
+            are too few images or classes.
         UsageError: There are no images to judge with.
     """
     (pixels, labels), (others, of_others) = _both(train, test, Preprocessing(SIZE), most, most_to_judge)
     mean = pixels.mean((0, 2, 3), keepdim=True)
-    # A channel that is the same everywhere stays at zero.
-    deviation = pixels.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    spread = pixels.std((0, 2, 3), keepdim=True)
+    # A channel that is the same everywhere is not divided.
+    deviation = torch.where(spread > SAME, spread, 1.0)
     normalised = [(each - mean) / deviation for each in (pixels, others)]
-    return Images((normalised[0], labels), (normalised[1], of_others), deviation.flatten())
+    _check(labels, of_others, train)
+    return Images((normalised[0], labels), (normalised[1], of_others), mean.flatten(), deviation.flatten())
+
+
+def _check(labels: Tensor, others: Tensor, where: Path) -> None:
+    if len(labels) < FEWEST or len(others) < FEWEST or len(labels.unique()) < 2:
+        raise InputRejectedError(
+            "there are too few images for a study",
+            where=str(where),
+            why=f"{len(labels)} of {len(labels.unique())} classes to learn from and {len(others)} to judge with",
+            remedy=f"take folders with at least {FEWEST} images each and two classes, or a higher --limit",
+        )
 
 
 def _both(
@@ -102,9 +134,7 @@ def _both(
 
 
 def _read(part: Part, transform: Any, most: int | None) -> Labelled:
-    indices = part.indices
-    if most is not None and most < len(indices):
-        indices = indices[torch.linspace(0, len(indices) - 1, most).round().long()]
+    indices = part.indices[_evenly(len(part), most)]
     read = (part.samples.read(index, "RGB") for index in indices.tolist())
     pairs = [(transform(image), label) for image, label in tqdm(read, "read", len(indices), delay=1.0, leave=False)]
     return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])

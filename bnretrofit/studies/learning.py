@@ -29,7 +29,7 @@ from bnretrofit.training.step_statistics import pooled_statistics
 from bnretrofit.training_data.order import epoch_order, micro_batches
 from bnretrofit.training_data.seeding import seed_of
 
-__all__ = ["learn", "network_of"]
+__all__ = ["learn", "network_of", "shared_out"]
 
 JUDGED = 1000
 """Of the images that were learnt, how many it is judged with."""
@@ -60,7 +60,7 @@ def network_of(recipe: Recipe, images: Images) -> nn.Module:
     network: nn.Module = vgg(recipe.shape, recipe.seed, classes=images.classes).eval()
     if recipe.norms:
         plan = _plan(recipe.shape, images.classes)
-        network = independent_copy(standardize(network, plan, [images.train[0][:CALIBRATION]]))
+        network = independent_copy(standardize(network, plan, [some_of(images.train, CALIBRATION)[0]]))
     return network
 
 
@@ -106,20 +106,20 @@ class _Run:
             optimizer = optimizer_for(config, trained)
             rates = rates_for(config, optimizer, steps)
             for step, micros in zip(range(steps), self._steps(), strict=False):
-                start = time.perf_counter()
+                start = time.process_time()
                 rates.step_update(step)
                 loss = self._gradient(step, micros)
-                self._seconds += time.perf_counter() - start
+                self._seconds += time.process_time() - start
                 if not math.isfinite(loss):
                     return False
                 if step == 0:
                     self._gradients = tuple(map(_relative_gradient, weighted(model)))
                 self._watch.before(step, steps, micros, optimizer)
-                start = time.perf_counter()
+                start = time.process_time()
                 optimizer.step()
                 optimizer.zero_grad()
                 pool()
-                self._seconds += time.perf_counter() - start
+                self._seconds += time.process_time() - start
                 if (step + 1) % every == 0 or step + 1 == steps:
                     found = self._judged(self._images.test)
                     if not math.isfinite(found.loss):
@@ -139,24 +139,29 @@ class _Run:
     def _steps(self) -> Iterator[list[Labelled]]:
         """The batches of each step, epoch after epoch; a step has several where fewer images share statistics."""
         recipe, (pixels, labels) = self._recipe, self._images.train
-        size = recipe.budget.batch_size
-        share = size if recipe.share is None else min(recipe.share, size)
         for epoch in range(recipe.budget.steps):
             order = epoch_order(len(labels), recipe.seed, epoch)
-            rows = micro_batches(order, share, size // share)
-            for start in range(0, len(rows), size // share):
-                yield [_taken(pixels, labels, some) for some in rows[start : start + size // share]]
+            for rows in micro_batches(order, recipe.budget.batch_size, 1):
+                yield [_taken(pixels, labels, some) for some in shared_out(rows, recipe.share)]
 
     def _gradient(self, step: int, micros: list[Labelled]) -> float:
         """Leave the gradient of a step in the parameters; returns its mean loss."""
         self._model.train()
         torch.manual_seed(seed_of("dropout", self._recipe.seed, step))
-        total = 0.0
+        total, images = 0.0, sum(len(labels) for _, labels in micros)
         for pixels, labels in micros:
-            loss = functional.cross_entropy(self._model(pixels), labels) / len(micros)
+            loss = functional.cross_entropy(self._model(pixels), labels) * (len(labels) / images)
             torch.autograd.backward(loss)
             total += float(loss.detach())
         return total
+
+
+def shared_out(rows: Tensor, share: int | None) -> list[Tensor]:
+    """The images of a step, cut into those that share their statistics; what would be one alone goes with the last."""
+    parts = list(rows.split(len(rows) if share is None else share))
+    if len(parts) > 1 and len(parts[-1]) < 2:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _taken(pixels: Tensor, labels: Tensor, rows: Tensor) -> Labelled:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from bnretrofit.comparison import finite
 from bnretrofit.studies.networks import USUAL, Shape
 
 __all__ = ["WATCHES", "Budget", "Outcome", "Recipe"]
@@ -17,12 +18,16 @@ class Budget:
 
     Attributes:
         images: Their name.
+        learnt: How many there are to learn from.
+        judged: How many there are to judge with.
         steps: Of the optimiser.
         batch_size: Images of a step.
         looks: How often accuracy on the images to judge with is measured on the way.
     """
 
     images: str
+    learnt: int
+    judged: int
     steps: int
     batch_size: int
     looks: int = 15
@@ -71,9 +76,9 @@ class Outcome:
         train_top1: The same of the images it learnt from.
         loss: Mean cross-entropy on the images to judge with.
         train_loss: The same on those it learnt from.
-        curve: Steps, seconds of training until then, and accuracy on the images to judge with.
+        curve: Steps, processor seconds of training until then, and accuracy on the images to judge with.
         gradients: Norm of each layer's gradient by its weight, at the first step, over the norm of the weight.
-        watched: What `Recipe.watch` asked for, by name.
+        watched: What `Recipe.watch` asked for, by name; "step" says at which steps.
     """
 
     top1: float | None
@@ -85,13 +90,17 @@ class Outcome:
     watched: dict[str, tuple[float, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document."""
-        return dataclasses.asdict(self)
+        """As a JSON document; a figure that is not finite is its name as a string."""
+        document: dict[str, Any] = finite(dataclasses.asdict(self))
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Outcome":
         """What `to_json` wrote."""
-        lists = {name: tuple(document[name]) for name in ("gradients",)}
+        single = {name: value if value is None else float(value) for name, value in document.items() if name in SINGLE}
         curve = tuple((int(step), float(seconds), float(top1)) for step, seconds, top1 in document["curve"])
-        watched = {name: tuple(values) for name, values in document["watched"].items()}
-        return cls(**document | lists | {"curve": curve, "watched": watched})
+        watched = {name: tuple(map(float, values)) for name, values in document["watched"].items()}
+        return cls(**single, curve=curve, gradients=tuple(map(float, document["gradients"])), watched=watched)
+
+
+SINGLE = ("top1", "train_top1", "loss", "train_loss")

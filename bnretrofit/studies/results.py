@@ -1,5 +1,6 @@
 """The outcomes of a study's runs, by what they have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,8 +59,18 @@ class Results:
         return self.of(Recipe(self.budget, norms, rate, 0, shape, watch=watch))
 
     def accuracies(self, outcomes: Sequence[Outcome]) -> tuple[float, ...]:
-        """On the images to judge with; a run that diverged is worth as much as guessing."""
-        return tuple(1 / self.images.classes if outcome.top1 is None else outcome.top1 for outcome in outcomes)
+        """On the images to judge with; a run that diverged, or knows less, is worth as much as guessing."""
+        floor = self.images.guessing
+        return tuple(floor if outcome.top1 is None else max(outcome.top1, floor) for outcome in outcomes)
+
+    def has_learnt(self, top1: float) -> bool:
+        """Whether an accuracy is more than guessing: beyond three standard deviations of it."""
+        floor = self.images.guessing
+        return top1 > floor + 3 * math.sqrt(floor * (1 - floor) / len(self.images.test[1]))
+
+    def better(self, plain: Sequence[float], norms: Sequence[float]) -> bool:
+        """Whether in each seed the network with norms has learnt, and is better."""
+        return all(self.has_learnt(b) and b > a for a, b in zip(plain, norms, strict=True))
 
     def best(self, norms: bool, rates: Sequence[float], shape: Shape = USUAL) -> Best:  # noqa: FBT001 - as above
         """The rate with the highest mean accuracy."""

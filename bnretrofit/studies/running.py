@@ -13,7 +13,7 @@ from bnretrofit.studies.study import Study
 
 __all__ = ["DIGITS", "run_study"]
 
-DIGITS = Budget("digits", steps=120, batch_size=50)
+DIGITS = Budget("digits", learnt=200, judged=360, steps=120, batch_size=50)
 """Thirty epochs of the bundled images."""
 
 

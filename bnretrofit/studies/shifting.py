@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bnretrofit.studies.images import Images, Labelled
 from bnretrofit.training_data.seeding import generator
 
 __all__ = ["SHIFTS", "shifted"]
@@ -17,20 +18,25 @@ BLUR = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 """A binomial kernel, of standard deviation one pixel, applied twice over."""
 
 
-def shifted(name: str, pixels: Tensor, deviation: Tensor) -> Tensor:
-    """Images with one shift.
+def shifted(name: str, images: Images) -> Labelled:
+    """The images to judge with, with one shift; a pixel stays within its range.
 
     Args:
         name: One of `SHIFTS`.
-        pixels: Normalised images (N, 3, H, W).
-        deviation: By what each channel was divided, (3,).
+        images: Those, normalised.
     """
-    unit = 1 / deviation.view(1, -1, 1, 1)
+    pixels, labels = images.test
+    mean, unit = images.mean.view(1, -1, 1, 1), images.deviation.view(1, -1, 1, 1)
+    bare = pixels * unit + mean
     if name == "brighter":
-        return pixels + BRIGHTER * unit
-    if name == "noisy":
-        return pixels + NOISE * unit * torch.randn(pixels.shape, generator=generator("noise"))
-    return _blurred(_blurred(pixels)) if name == "blurred" else pixels
+        moved = bare + BRIGHTER
+    elif name == "noisy":
+        moved = bare + NOISE * torch.randn(bare.shape, generator=generator("noise"))
+    elif name == "blurred":
+        moved = _blurred(_blurred(bare))
+    else:
+        return images.test
+    return (moved.clamp(0, 1) - mean) / unit, labels
 
 
 def _blurred(pixels: Tensor) -> Tensor:

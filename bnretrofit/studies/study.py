@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bnretrofit.studies.findings import Finding
+from bnretrofit.studies.findings import Finding, Plot
 from bnretrofit.studies.networks import USUAL, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
@@ -26,6 +26,8 @@ class Study:
         method: What is measured, and when the claim holds, in sentences.
         recipes: Budget and seeds -> its runs; none where it measures something else than runs.
         find: What follows from them.
+        uses: "runs": images, seeds and steps are those that are asked for; "images": only the images are; "nothing": it
+            has a network and images of its own.
     """
 
     name: str
@@ -33,6 +35,13 @@ class Study:
     method: str
     recipes: Callable[[Budget, Sequence[int]], list[Recipe]]
     find: Callable[["Study", Results], Finding]
+    uses: str = "runs"
+
+    def found(
+        self, answer: str, header: Sequence[str], rows: Sequence[Sequence[str]], *plots: Plot, held: bool
+    ) -> Finding:
+        """Say what was found."""
+        return Finding(self.name, self.claim, held, answer, tuple(header), tuple(tuple(row) for row in rows), plots)
 
 
 def grid(

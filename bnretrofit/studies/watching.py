@@ -48,6 +48,10 @@ class Watch:
     def end(self) -> None:
         """Called when the network has learnt."""
 
+    def note(self, name: str, value: float) -> None:
+        """Keep a figure."""
+        self.values.setdefault(name, []).append(value)
+
     def found(self) -> dict[str, tuple[float, ...]]:
         """What was measured."""
         return {name: tuple(values) for name, values in self.values.items()}
@@ -63,7 +67,7 @@ class _Inputs(Watch):
     """How far mean and variance of what each layer reads move from one probe to the next, in training mode.
 
     Of each channel, the mean's move over the standard deviation before it, and the logarithm of the ratio of standard
-    deviations; their root mean square over the channels.
+    deviations; their median over the channels that were not constant before, infinite where all were.
     """
 
     def __init__(self, model: nn.Module, images: Images) -> None:
@@ -76,12 +80,11 @@ class _Inputs(Watch):
             return
         now = self._read()
         if self._last is not None:
+            self.note("step", step)
             for number, (before, after) in enumerate(zip(self._last, now, strict=True)):
-                alive = (before[1] > 0) & (after[1] > 0)
-                moved = ((after[0] - before[0]) / before[1])[alive]
-                spread = (after[1] / before[1])[alive].log()
-                self.values.setdefault(f"mean {number}", []).append(_rms(moved))
-                self.values.setdefault(f"spread {number}", []).append(_rms(spread))
+                alive = before[1] > 0
+                self.note(f"mean {number}", _median(((after[0] - before[0]) / before[1])[alive]))
+                self.note(f"spread {number}", _median((after[1] / before[1])[alive].log()))
         self._last = now
 
     def _read(self) -> list[tuple[Tensor, Tensor]]:
@@ -97,7 +100,7 @@ class _Inputs(Watch):
         try:
             with torch.no_grad(), _as_it_was(self.model):
                 self.model.train()
-                self.model(self.images.train[0][:PROBE_IMAGES])
+                self.model(some_of(self.images.train, PROBE_IMAGES)[0])
         finally:
             for handle in handles:
                 handle.remove()
@@ -107,8 +110,8 @@ class _Inputs(Watch):
 class _Landscape(Watch):
     """How far loss and gradient vary along a step (Santurkar et al. 2018, https://arxiv.org/abs/1805.11604).
 
-    At points of a quarter to four learning rates along the gradient: the range of the loss over the loss, and the
-    largest move of the gradient over the gradient.
+    At points of a quarter to four learning rates along the gradient: the range of the loss, and the largest move of the
+    gradient over the gradient; infinite where either overflows.
     """
 
     def before(self, step: int, steps: int, micros: list[Labelled], optimizer: Any) -> None:
@@ -132,15 +135,20 @@ class _Landscape(Watch):
                 for each, at, along in zip(held, start, gradient, strict=True):
                     each.copy_(at)
                     each.grad = along
-        self.values.setdefault("loss", []).append(_capped((max(losses) - min(losses)) / losses[0]))
-        self.values.setdefault("gradient", []).append(_capped(max(moves)))
+        self.note("step", step)
+        self.note("loss", _largest([abs(a - b) for a in losses for b in losses]))
+        self.note("gradient", _largest(moves))
 
     def _at(self, micros: list[Labelled], held: list[nn.Parameter]) -> tuple[float, tuple[Tensor, ...]]:
         """Loss and gradient where the parameters are."""
         with _as_it_was(self.model):
             self.model.train()
-            losses = [functional.cross_entropy(self.model(pixels), labels) for pixels, labels in micros]
-            loss = torch.stack(losses).mean()
+            images = sum(len(labels) for _, labels in micros)
+            losses = [
+                functional.cross_entropy(self.model(pixels), labels) * (len(labels) / images)
+                for pixels, labels in micros
+            ]
+            loss = torch.stack(losses).sum()
             return float(loss.detach()), torch.autograd.grad(loss, held)
 
 
@@ -148,14 +156,12 @@ class _Shifted(Watch):
     """Accuracy on images that are brighter, blurred or noisy, and with statistics measured on them, without labels."""
 
     def end(self) -> None:
-        pixels, labels = self.images.test
         for name in SHIFTS:
-            moved = shifted(name, pixels, self.images.deviation)
-            top1 = evaluate(self.model, batches_of((moved, labels)), quiet=True).top1
-            self.values[name] = [top1]
+            moved = shifted(name, self.images)
+            self.note(name, evaluate(self.model, batches_of(moved), quiet=True).top1)
             if running_norms(self.model):
-                measured = recalibrate(self.model, [some_of((moved, labels), UNLABELLED)[0]])
-                self.values[name].append(evaluate(measured.model, batches_of((moved, labels)), quiet=True).top1)
+                measured = recalibrate(self.model, [some_of(moved, UNLABELLED)[0]])
+                self.note(name, evaluate(measured.model, batches_of(moved), quiet=True).top1)
 
 
 @contextmanager
@@ -175,17 +181,17 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean().sqrt()) if len(values) else 0.0
+def _median(moves: Tensor) -> float:
+    return float(moves.abs().median()) if len(moves) else math.inf
 
 
 def _distance(a: Any, b: list[Tensor]) -> float:
-    """Of two gradients, over the norm of the second."""
+    """Of two gradients, over the norm of the second; infinite where that is nought, as nothing can be told then."""
     apart = sum(float((x.double() - y.double()).square().sum()) for x, y in zip(a, b, strict=True))
     size = sum(float(y.double().square().sum()) for y in b)
-    return math.sqrt(apart / size) if size else 0.0
+    return math.sqrt(apart / size) if size else math.inf
 
 
-def _capped(value: float) -> float:
-    """What overflows along the way is as bad as it gets."""
-    return min(value, 1e6) if math.isfinite(value) else 1e6
+def _largest(values: list[float]) -> float:
+    """Infinite if any of them is not finite: max() passes over a NaN that is not the first."""
+    return max(values) if all(map(math.isfinite, values)) else math.inf

@@ -15,10 +15,10 @@ from bnretrofit.studies.recipes import Budget
 from bnretrofit.studies.running import DIGITS, run_study
 from bnretrofit.studies.study import Study
 
-__all__ = ["ImageFolders", "Studied", "known_studies", "study_claim"]
+__all__ = ["ImageFolders", "Studied", "StudyChoice", "check_plot", "draw_finding", "known_studies", "study_claim"]
 
-BATCH_SIZE, STEPS = 128, 400
-"""Of a run on a user's own images."""
+BATCH_SIZE, STEPS, SEEDS, MOST = 128, 400, 3, 5000
+"""Of a run on a user's own images, where nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,27 @@ class ImageFolders:
     Attributes:
         train: To learn from.
         test: To judge with.
-        most: At most so many of either; None for all.
     """
 
     train: Path
     test: Path
-    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyChoice:
+    """How a claim is to be tried; None for what is usual.
+
+    Attributes:
+        folders: What the networks learn from; None for the bundled digits.
+        most: Images of either folder, at most.
+        seeds: How many times each run is made.
+        steps: Of each run.
+    """
+
+    folders: ImageFolders | None = None
+    most: int | None = None
+    seeds: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +58,13 @@ class Studied:
     Attributes:
         study: Which.
         budget: Of each run.
+        seeds: How many times each was made.
         finding: What was found.
     """
 
     study: Study
     budget: Budget
+    seeds: int
     finding: Finding
 
 
@@ -56,40 +73,69 @@ def known_studies() -> Mapping[str, Study]:
     return STUDIES
 
 
-def study_claim(
-    name: str, *, folders: ImageFolders | None, seeds: int, steps: int | None, plot: Path | None, overwrite: bool
-) -> Studied:
+def study_claim(name: str, choice: StudyChoice) -> Studied:
     """Try a claim.
 
     Args:
         name: Of the study.
-        folders: What the networks learn from; None for the bundled digits.
-        seeds: How many times each run is made.
-        steps: Of each run; None for what is usual for the images.
-        plot: An SVG file; None for none.
-        overwrite: It may exist.
+        choice: How.
 
     Raises:
-        UsageError: There is no such study, or the plot cannot be written.
-        RetrofitError: The images cannot be read, or the disk is full.
+        UsageError: There is no such study, or it does not do what was asked for.
+        RetrofitError: The images cannot be read, or are too few.
     """
     if name not in STUDIES:
-        raise UsageError(f"there is no study '{name}'", remedy=nearest(name, list(STUDIES)))
-    if plot is not None:
-        if plot.suffix != ".svg":
-            raise UsageError("a plot is .svg", where=str(plot), remedy=f"name it {plot.stem or 'plot'}.svg")
-        check_place(plot, overwrite=overwrite)
-    images, budget = _images_and_budget(folders)
-    budget = budget if steps is None else replace(budget, steps=steps)
-    finding = run_study(STUDIES[name], images, budget, range(seeds))
-    if plot is not None:
-        publish_text(plot, drawn(finding), overwrite=overwrite)
-    return Studied(STUDIES[name], budget, finding)
+        raise UsageError(
+            f"there is no study '{name}'", remedy=nearest(name, list(STUDIES)) or "`bnretrofit study` lists them"
+        )
+    study = STUDIES[name]
+    _check(study, choice)
+    images, budget = _images_and_budget(choice)
+    budget = budget if choice.steps is None else replace(budget, steps=choice.steps)
+    seeds = SEEDS if choice.seeds is None else choice.seeds
+    return Studied(study, budget, seeds, run_study(study, images, budget, range(seeds)))
 
 
-def _images_and_budget(folders: ImageFolders | None) -> tuple[Images, Budget]:
-    if folders is None:
+def _check(study: Study, choice: StudyChoice) -> None:
+    asked = {
+        "--data": study.uses == "nothing" and choice.folders is not None,
+        "--seeds": study.uses != "runs" and choice.seeds is not None,
+        "--steps": study.uses != "runs" and choice.steps is not None,
+    }
+    for option, refused in asked.items():
+        if refused:
+            why = "it trains nothing" if option != "--data" else "it has a network and images of its own"
+            raise UsageError(f"the study '{study.name}' takes no {option}", why=why, remedy=f"leave out {option}")
+    if choice.folders is None and choice.most is not None:
+        raise UsageError("--limit goes with --data", remedy="name folders of images, or leave out --limit")
+
+
+def _images_and_budget(choice: StudyChoice) -> tuple[Images, Budget]:
+    if choice.folders is None:
         return bundled_digits(), DIGITS
-    images = images_of(folders.train, folders.test, most=folders.most, most_to_judge=folders.most)
-    size = min(BATCH_SIZE, len(images.train[1]))
-    return images, Budget(folders.train.name, steps=STEPS, batch_size=size)
+    most, train = MOST if choice.most is None else choice.most, choice.folders.train
+    images = images_of(train, choice.folders.test, most=most, most_to_judge=most)
+    learnt, judged = len(images.train[1]), len(images.test[1])
+    return images, Budget(train.name, learnt, judged, steps=STEPS, batch_size=min(BATCH_SIZE, learnt))
+
+
+def check_plot(plot: Path, *, overwrite: bool) -> None:
+    """Refuse a plot that cannot be written, before any work is done.
+
+    Raises:
+        UsageError: Its name is not that of an SVG file, or it exists.
+        ResourceError: The folder cannot be written to.
+    """
+    if plot.suffix != ".svg":
+        raise UsageError("a plot is .svg", where=str(plot), remedy=f"name it {plot.stem or 'plot'}.svg")
+    check_place(plot, overwrite=overwrite)
+
+
+def draw_finding(finding: Finding, plot: Path, *, overwrite: bool) -> None:
+    """Write the plot of what was found.
+
+    Raises:
+        RetrofitError: See `check_plot`; or the disk is full.
+    """
+    check_plot(plot, overwrite=overwrite)
+    publish_text(plot, drawn(finding), overwrite=overwrite)

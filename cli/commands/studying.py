@@ -9,6 +9,8 @@ import click
 from ..console import emit_json, results_only, show, table
 from ..options import FILE, json_option, stacked
 
+FEWEST_STEPS = 10
+
 options = stacked(
     click.option(
         "-d",
@@ -19,13 +21,16 @@ options = stacked(
     ),
     click.option("--val", type=FILE, metavar="VAL", help="The same to judge with; needed with --data."),
     click.option(
-        "--limit", type=click.IntRange(min=2), metavar="N", help="Take at most so many images of either folder."
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Images of either folder, evenly from the whole; default: 5000.",
     ),
+    click.option("--seeds", type=click.IntRange(min=1), help="How often each run is made; default: 3."),
     click.option(
-        "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How often each run is made."
-    ),
-    click.option(
-        "--steps", type=click.IntRange(min=1), help="Of each run; default: 120 on the digits, 400 on other images."
+        "--steps",
+        type=click.IntRange(min=FEWEST_STEPS),
+        help="Of each run; default: 120 on the digits, 400 on other images.",
     ),
     click.option("-o", "--output", type=FILE, metavar="PLOT.svg", help="Also draw what was found."),
     click.option("--overwrite", is_flag=True, help="Replace the plot if it exists."),
@@ -47,41 +52,45 @@ def command(name: str | None, *, as_json: bool, **given: Any) -> None:
       bnretrofit study
       bnretrofit study history
       bnretrofit study learning-rates --seeds 1 -o rates.svg
-      bnretrofit study depth -d cifar10/train --val cifar10/test --limit 10000
+      bnretrofit study depth -d cifar10/train --val cifar10/test
     """
     from bnretrofit.errors import UsageError
-    from bnretrofit.workflows.studying import ImageFolders, known_studies, study_claim
+    from bnretrofit.workflows.studying import ImageFolders, StudyChoice, check_plot, draw_finding, study_claim
 
-    if name is None:
-        studies = known_studies().values()
-        if as_json:
-            emit_json("study", {"studies": [{"name": each.name, "claim": each.claim} for each in studies]})
-            return
-        show(table([(each.name, f"norms {each.claim}") for each in studies], ("study", "claim")))
-        return
     train, test = given["data"], given["val"]
+    if name is None:
+        if any(given.values()):
+            raise UsageError("no study is named", remedy="`bnretrofit study` without options lists them")
+        _list(as_json=as_json)
+        return
     if (train is None) != (test is None):
         raise UsageError("--data and --val go together", remedy="name both folders, or none for the bundled digits")
-    folders = None if train is None else ImageFolders(train, test, given["limit"])
+    folders = None if train is None else ImageFolders(train, test)
     plot: Path | None = given["output"]
-    with results_only():
-        done = study_claim(
-            name,
-            folders=folders,
-            seeds=given["seeds"],
-            steps=given["steps"],
-            plot=plot,
-            overwrite=given["overwrite"],
-        )
-    finding, written = done.finding, {} if plot is None else {"plot": str(plot)}
-    if as_json:
-        emit_json(
-            "study",
-            {"budget": dataclasses.asdict(done.budget), "seeds": given["seeds"], **written, **finding.to_json()},
-        )
-        return
-    show(f"Claim: norms {finding.claim}.\n\n{done.study.method}\n")
-    show(table(finding.rows, finding.header))
-    show(f"\n{'Yes' if finding.held else 'No'}. {finding.answer}")
     if plot is not None:
+        check_plot(plot, overwrite=given["overwrite"])
+    with results_only():
+        done = study_claim(name, StudyChoice(folders, given["limit"], given["seeds"], given["steps"]))
+    finding = done.finding
+    if not as_json:
+        show(f"Claim: norms {finding.claim}.\n\n{done.study.method}\n")
+        show(table(finding.rows, finding.header))
+        show(f"\n{'Yes' if finding.held else 'No'}. {finding.answer}")
+    if plot is not None:
+        draw_finding(finding, plot, overwrite=given["overwrite"])
+    if as_json:
+        written = {} if plot is None else {"plot": str(plot)}
+        runs = {"budget": dataclasses.asdict(done.budget), "seeds": done.seeds} if done.study.uses == "runs" else {}
+        emit_json("study", {**runs, **written, **finding.to_json()})
+    elif plot is not None:
         show(f"\nwrote {plot}")
+
+
+def _list(*, as_json: bool) -> None:
+    from bnretrofit.workflows.studying import known_studies
+
+    studies = known_studies().values()
+    if as_json:
+        emit_json("study", {"studies": [{"name": each.name, "claim": each.claim} for each in studies]})
+    else:
+        show(table([(each.name, f"norms {each.claim}") for each in studies], ("study", "claim")))

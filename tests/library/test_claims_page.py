@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import claims, claims_page
 from bnretrofit.studies.catalogue import STUDIES
-from bnretrofit.studies.findings import Axes, Finding, Series, Spread
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, Spread
 from bnretrofit.studies.learning import learn
 from bnretrofit.studies.recipes import Budget, Recipe
 
@@ -16,7 +16,7 @@ MADE = {"made": {"torch": "2.15.0", "commit": "abc"}, "seeds": [0, 1, 2], "steps
 
 def line(study: str, images: str, *, held: bool, answer: str = "So it is.") -> str:
     series = (Series("with norms", (1.0, 2.0), (Spread(0.5, 0.4, 0.6),) * 2),)
-    finding = Finding(study, "do so", held, answer, ("x", "y"), (("1", "2"),), Axes("x", "y"), series)
+    finding = Finding(study, "do so", held, answer, ("x", "y"), (("1", "2"),), (Plot(Axes("x", "y"), series),))
     return json.dumps({**MADE, "images": images, "finding": finding.to_json()})
 
 
@@ -54,7 +54,7 @@ def test_every_study_has_a_row_before_it_was_tried(docs: Path) -> None:
 
 def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "CACHE", tmp_path / "runs.jsonl")
-    recipe = Recipe(Budget("digits", steps=2, batch_size=16, looks=1), False, 0.01, 0)
+    recipe = Recipe(Budget("digits", 200, 360, steps=2, batch_size=16, looks=1), False, 0.01, 0)
     made = claims.all_outcomes([recipe, recipe], "digits", Path(), 1)
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 1
     monkeypatch.setattr(claims, "one_outcome", None)

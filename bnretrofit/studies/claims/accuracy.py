@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, pair
+from bnretrofit.studies.claims.comparing import accuracy_plot, accuracy_rows, pair
 from bnretrofit.studies.findings import Finding, spread_of
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.recipes import Budget, Recipe
@@ -23,17 +23,15 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 def find(study: Study, results: Results) -> Finding:
     """The best accuracy of either network."""
     found = [pair(results, label, shape, rates) for label, (shape, rates) in KINDS.items()]
-    gaps = {pair.label: [b - a for a, b in zip(pair.plain.top1, pair.norms.top1, strict=True)] for pair in found}
-    held = all(gap > 0 for each in gaps.values() for gap in each)
+    gaps = [(each.label, [b - a for a, b in zip(each.plain.top1, each.norms.top1, strict=True)]) for each in found]
+    held = all(results.better(each.plain.top1, each.norms.top1) for each in found)
     words = [
         f"{100 * spread_of(each).mean:+.1f} points for {label} ({', '.join(f'{100 * gap:+.1f}' for gap in each)})"
-        for label, each in gaps.items()
+        for label, each in gaps
     ]
     answer = f"With norms over without, each at its best rate: {'; '.join(words)}."
     header = ("network", *(f"{name}, at its best rate" for name in NAMES.values()))
-    axes = accuracy_axes("network", names=tuple(KINDS))
-    rows = accuracy_rows(found)
-    return Finding(study.name, study.claim, held, answer, header, rows, axes, accuracy_series(found))
+    return study.found(answer, header, accuracy_rows(found), accuracy_plot(found, "network"), held=held)
 
 
 STUDY = Study(

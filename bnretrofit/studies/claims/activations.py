@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, by_seed, pairs
+from bnretrofit.studies.claims.comparing import accuracy_plot, accuracy_rows, by_seed, pairs
 from bnretrofit.studies.findings import Finding, percent
 from bnretrofit.studies.networks import ACTIVATIONS, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
@@ -24,22 +24,21 @@ def find(study: Study, results: Results) -> Finding:
     """The worst accuracy over all activations, of either network."""
     found = pairs(results, SHAPES)
     worst = {norms: [min(each) for each in by_seed(found, norms)] for norms in (False, True)}
-    held = all(b > a for a, b in zip(worst[False], worst[True], strict=True))
+    held = results.better(worst[False], worst[True])
     words = [
         f"{pair.label} {percent(pair.plain.spread)} % without norms, {percent(pair.norms.spread)} % with norms"
         for pair in found
     ]
-    answer = f"VGG-{DEPTH}: {'; '.join(words)}."
-    header = ("activation", *NAMES.values())
-    axes = accuracy_axes("activation", names=tuple(SHAPES))
-    return Finding(study.name, study.claim, held, answer, header, accuracy_rows(found), axes, accuracy_series(found))
+    answer = f"VGG-{DEPTH}: {'; '.join(words)}. Guessing is {100 * results.images.guessing:.1f} %."
+    plot = accuracy_plot(found, "activation")
+    return study.found(answer, ("activation", *NAMES.values()), accuracy_rows(found), plot, held=held)
 
 
 STUDY = Study(
     "activations",
     "make more activations viable",
-    f"A VGG of {DEPTH} layers with each activation, and the initialisation that is usual for it. The claim holds if "
-    "the worst accuracy over the activations is higher with norms.",
+    f"A VGG of {DEPTH} layers with each activation; initial weights are He's normal ones with torch's gain for the "
+    "activation. The claim holds if with norms the network learns with all of them, and the worst accuracy is higher.",
     recipes,
     find,
 )

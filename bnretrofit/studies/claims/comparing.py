@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bnretrofit.studies.findings import Axes, Series, percent
+from bnretrofit.studies.findings import Axes, Plot, Series, Spread, percent
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.results import NAMES, Best, Results
 from bnretrofit.studies.study import FEW_RATES
 
-__all__ = ["Pair", "accuracy_axes", "accuracy_rows", "accuracy_series", "by_seed", "pair", "pairs"]
+__all__ = ["Pair", "accuracies_plot", "accuracy_plot", "accuracy_rows", "by_seed", "pair", "pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,24 @@ def _cell(best: Best) -> str:
     return f"{percent(best.spread)} at {best.rate:g}"
 
 
-def accuracy_series(found: Sequence[Pair], x: Sequence[float] | None = None) -> tuple[Series, ...]:
-    """A line for either network; places are numbered where none are given."""
+def accuracies_plot(x: str, names: Sequence[str], figures: Mapping[str, Sequence[Spread]]) -> Plot:
+    """Accuracies at named places, a line for each label."""
+    places = tuple(float(number) for number in range(len(names)))
+    series = tuple(Series(label, places, tuple(each)) for label, each in figures.items())
+    return Plot(Axes(x, "accuracy", names=tuple(names)), series)
+
+
+def _series(found: Sequence[Pair], x: Sequence[float] | None) -> tuple[Series, ...]:
     places = tuple(x) if x is not None else tuple(float(number) for number in range(len(found)))
     return tuple(
         Series(NAMES[norms], places, tuple(pair.of(norms).spread for pair in found)) for norms in (False, True)
     )
 
 
-def accuracy_axes(x: str, *, log: bool = False, names: Sequence[str] = ()) -> Axes:
-    """Axes of such a plot."""
-    return Axes(x, "accuracy", log_x=log, names=tuple(names))
+def accuracy_plot(found: Sequence[Pair], x: str, places: Sequence[float] | None = None, *, log: bool = False) -> Plot:
+    """Accuracy of both networks, by numbers or by the labels."""
+    names = () if places is not None else tuple(pair.label for pair in found)
+    return Plot(Axes(x, "accuracy", log_x=log, names=names), _series(found, places))
 
 
 def by_seed(found: Sequence[Pair], norms: bool) -> list[tuple[float, ...]]:  # noqa: FBT001 - as in `Pair.of`

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from bnretrofit.studies.claims.watched import curve_of, kinds, mean_of, watching
-from bnretrofit.studies.findings import Axes, Finding, spread_of, times
+from bnretrofit.studies.claims.watched import final, kinds, middle_of, plot_of, watching
+from bnretrofit.studies.findings import Finding, spread_of, times
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.study import Study
@@ -21,22 +21,21 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 def find(study: Study, results: Results) -> Finding:
     """How far what layers read moves from one probe to the next."""
     found = kinds(WATCH, results)
-    moves = {
-        kind.label: [[mean_of(outcome, names) for outcome in kind.outcomes] for names in (_mean, _spread)]
-        for kind in found
-    }
-    plain, same, higher = moves.values()
+    moves = [[[middle_of(outcome, names) for outcome in kind.outcomes] for names in (_mean, _spread)] for kind in found]
+    plain, same, higher = moves
     held = all(b < a for which in (0, 1) for a, b in zip(plain[which], same[which], strict=True))
     answer = (
         f"From one probe to the next the means of what layers read move by {times(spread_of(plain[0]))} standard "
         f"deviations without norms, by {times(spread_of(same[0]))} with norms at the same rate, and by "
         f"{times(spread_of(higher[0]))} at the higher one."
     )
-    rows = tuple((label, *(times(spread_of(each)) for each in both)) for label, both in moves.items())
-    header = ("network", "move of means, standard deviations", "move of standard deviations, logarithms")
-    axes = Axes("step", "move of means, standard deviations", log_y=True)
-    series = tuple(curve_of(kind, _mean, results.budget) for kind in found)
-    return Finding(study.name, study.claim, held, answer, header, rows, axes, series)
+    rows = [
+        (kind.label, *(times(spread_of(each)) for each in both), final(kind, results))
+        for kind, both in zip(found, moves, strict=True)
+    ]
+    header = ("network", "move of means, standard deviations", "move of standard deviations, logarithms", "accuracy")
+    plots = (plot_of(found, _mean, header[1]), plot_of(found, _spread, header[2]))
+    return study.found(answer, header, rows, *plots, held=held)
 
 
 def _named(prefix: str) -> Callable[[str], bool]:
@@ -48,10 +47,10 @@ _mean, _spread = _named("mean "), _named("spread ")
 STUDY = Study(
     "covariate-shift",
     "reduce internal covariate shift",
-    "At 40 moments of training the same 128 images are shown, in training mode; of each channel that a layer reads, "
-    "how far its mean has moved since the last moment, in standard deviations, and how far its standard deviation has, "
-    "as a logarithm; root mean square over channels, mean over layers and moments. The claim holds if both are smaller "
-    "with norms at the same learning rate.",
+    "At up to 40 moments of training the same 128 images are shown, in training mode; of each channel that a layer "
+    "reads, how far its mean has moved since the last moment, in standard deviations, and how far its standard "
+    "deviation has, as a logarithm; median over channels and moments, mean over layers. The claim holds if both are "
+    "smaller with norms at the same learning rate.",
     recipes,
     find,
 )

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, pairs
-from bnretrofit.studies.findings import Finding, percent, spread_of, times
+from bnretrofit.studies.claims.comparing import Pair, accuracy_plot, accuracy_rows, pairs
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, percent, spread_of, times
 from bnretrofit.studies.networks import CONVOLUTIONS, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Best, Results
@@ -20,38 +20,52 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 
 def find(study: Study, results: Results) -> Finding:
-    """Accuracy by depth, and how far the gradients of the layers are apart at the first step."""
+    """Accuracy by depth, and the gradients of the layers at the first step."""
     found = pairs(results, SHAPES)
     deepest = found[-1]
-    held = all(b > a for a, b in zip(deepest.plain.top1, deepest.norms.top1, strict=True))
+    held = results.better(deepest.plain.top1, deepest.norms.top1)
     answer = (
         f"At {deepest.label} layers the accuracy is {percent(deepest.plain.spread)} % without norms and "
-        f"{percent(deepest.norms.spread)} % with norms."
+        f"{percent(deepest.norms.spread)} % with norms; guessing is {100 * results.images.guessing:.1f} %."
     )
-    rows = tuple(
+    rows = [
         (*row, *(_range(pair.of(norms)) for norms in (False, True)))
         for row, pair in zip(accuracy_rows(found), found, strict=True)
-    )
-    gradients = tuple(f"largest over smallest gradient, {name}" for name in NAMES.values())
+    ]
+    gradients = [f"largest over smallest gradient, {name}" for name in NAMES.values()]
     header = ("layers", *NAMES.values(), *gradients)
-    axes = accuracy_axes("layers", log=True)
-    series = accuracy_series(found, [float(label) for label in SHAPES])
-    return Finding(study.name, study.claim, held, answer, header, rows, axes, series)
+    accuracy = accuracy_plot(found, "layers", [float(label) for label in SHAPES], log=True)
+    return study.found(answer, header, rows, accuracy, _gradients(deepest), held=held)
 
 
 def _range(best: Best) -> str:
     """Of the layers' gradients at the first step, each over its weight, the largest over the smallest."""
-    ratios = [
-        max(outcome.gradients) / max(min(outcome.gradients), 1e-30) for outcome in best.outcomes if outcome.gradients
-    ]
-    return times(spread_of(ratios)) if ratios else "not finite"
+    seen = [outcome.gradients for outcome in best.outcomes if outcome.gradients]
+    if len(seen) < len(best.outcomes):
+        return "not finite"
+    if any(min(gradients) == 0 for gradients in seen):
+        return "a layer has none"
+    return times(spread_of([max(gradients) / min(gradients) for gradients in seen]))
+
+
+def _gradients(pair: Pair) -> Plot:
+    """Layer by layer, those that are there."""
+    series = []
+    for norms, name in NAMES.items():
+        by_layer = list(
+            zip(*(outcome.gradients for outcome in pair.of(norms).outcomes if outcome.gradients), strict=True)
+        )
+        points = tuple(spread_of(values) for values in by_layer)
+        series.append(Series(name, tuple(float(number) for number in range(1, len(points) + 1)), points))
+    axes = Axes(f"layer of {pair.label}", "gradient over weight, first step", log_y=True)
+    return Plot(axes, tuple(series))
 
 
 STUDY = Study(
     "depth",
     "make deeper networks trainable",
-    "VGGs of 11 to 64 layers. Shown beside accuracy is how far the layers' gradients are apart at the first step, each "
-    "by its norm over that of the weight. The claim holds if the deepest network is better with norms.",
+    "VGGs of 11 to 64 layers. Shown beside accuracy are the layers' gradients at the first step, each by its norm over "
+    "that of the weight. The claim holds if the deepest network learns with norms, and is better with them.",
     recipes,
     find,
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from bnretrofit.norms import running_norms
 from bnretrofit.pipeline import retrofit
-from bnretrofit.studies.findings import Axes, Finding, Series, spread_of
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, spread_of
 from bnretrofit.studies.images import Labelled, batches_of, digits_for
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
@@ -42,10 +42,10 @@ def find(study: Study, _results: Results) -> Finding:
         name: (_error(network, model, test), evaluate(model, batches_of(test), quiet=True))
         for name, model in kinds.items()
     }
-    rows = tuple(
+    rows = [
         (name, f"{error:.2g}", f"{found.loss:.4f}", f"{100 * found.top1:.2f}")
         for name, (error, found) in judged.items()
-    )
+    ]
     (moved, after), (_, before) = judged["gamma = variance"], judged["as it was"]
     ours_moved, _ = judged["bnretrofit"]
     answer = (
@@ -56,7 +56,7 @@ def find(study: Study, _results: Results) -> Finding:
     loss = Series("loss", places, tuple(spread_of([found.loss]) for _, found in judged.values()))
     axes = Axes("insertion", "loss on images to judge with", log_y=True, names=tuple(kinds))
     header = ("insertion", "largest move of an output, over the largest output", "loss", "accuracy")
-    return Finding(study.name, study.claim, moved == 0, answer, header, rows, axes, (loss,))
+    return study.found(answer, header, rows, Plot(axes, (loss,)), held=moved == 0)
 
 
 @torch.no_grad()
@@ -83,4 +83,5 @@ STUDY = Study(
     "if no output moves.",
     recipes,
     find,
+    uses="nothing",
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.comparing import accuracy_axes, accuracy_rows, accuracy_series, by_seed, pairs
+from bnretrofit.studies.claims.comparing import accuracy_plot, accuracy_rows, by_seed, pairs
 from bnretrofit.studies.findings import Finding, percent, spread_of
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.recipes import Budget, Recipe
@@ -23,22 +23,22 @@ def find(study: Study, results: Results) -> Finding:
     """The worst accuracy over all scales, of either network."""
     found = pairs(results, {f"{gain:g}": Shape(gain=gain) for gain in GAINS})
     worst = {norms: [min(each) for each in by_seed(found, norms)] for norms in (False, True)}
-    held = all(b > a for a, b in zip(worst[False], worst[True], strict=True))
+    held = results.better(worst[False], worst[True])
     answer = (
         f"The worst accuracy of all scales is {percent(spread_of(worst[False]))} % without norms and "
-        f"{percent(spread_of(worst[True]))} % with norms."
+        f"{percent(spread_of(worst[True]))} % with norms; guessing is {100 * results.images.guessing:.1f} %."
     )
     header = ("scale of the initial weights", *NAMES.values())
-    axes = accuracy_axes(header[0], log=True)
-    rows, series = accuracy_rows(found), accuracy_series(found, GAINS)
-    return Finding(study.name, study.claim, held, answer, header, rows, axes, series)
+    return study.found(
+        answer, header, accuracy_rows(found), accuracy_plot(found, header[0], GAINS, log=True), held=held
+    )
 
 
 STUDY = Study(
     "initialisation",
     "make initialisation easier",
-    "All initial weights are multiplied with the same number. The claim holds if the worst accuracy over all scales is "
-    "higher with norms.",
+    "All initial weights are multiplied with the same number. The claim holds if with norms the network learns from "
+    "every scale, and the worst accuracy over the scales is higher.",
     recipes,
     find,
 )

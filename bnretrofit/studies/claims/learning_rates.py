@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.findings import Axes, Finding, Series, percent, spread_of
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, percent, spread_of
 from bnretrofit.studies.recipes import Budget, Outcome, Recipe
 from bnretrofit.studies.results import NAMES, Results
 from bnretrofit.studies.study import RATES, Study, grid
@@ -22,27 +22,34 @@ def find(study: Study, results: Results) -> Finding:
     """The largest rate that trains, of either network."""
     best = results.best(False, RATES)
     runs = {(norms, rate): results.at(norms, rate) for norms in (False, True) for rate in RATES}
-    # Seed by seed, so that the verdict is every seed's; the table's tick is of the mean.
-    limits = [top1 - WITHIN for top1 in best.top1]
-    largest = {
-        norms: [
-            max((rate for rate in RATES if results.accuracies(runs[norms, rate])[seed] >= limit), default=0.0)
-            for seed, limit in enumerate(limits)
-        ]
-        for norms in (False, True)
-    }
-    held = all(with_norms > without for without, with_norms in zip(largest[False], largest[True], strict=True))
-    words = {norms: ", ".join(f"{rate:g}" for rate in largest[norms]) for norms in (False, True)}
-    answer = f"The largest rate that trains is {words[False]} without norms and {words[True]} with norms, seed by seed."
-    rows = tuple((f"{rate:g}", *(_cell(results, runs[norms, rate]) for norms in (False, True))) for rate in RATES)
+    largest = {norms: _largest(results, runs, norms, best.top1) for norms in (False, True)}
+    held = all(b > a for a, b in zip(largest[False], largest[True], strict=True))
+    told = [", ".join(f"{rate:g}" if rate else "none" for rate in largest[norms]) for norms in (False, True)]
+    answer = f"The largest rate that trains is {told[0]} without norms and {told[1]} with norms, seed by seed."
+    if not all(map(results.has_learnt, best.top1)):
+        held, answer = False, f"Without norms the network does not learn at any rate, so nothing can be told. {answer}"
+    rows = [(f"{rate:g}", *(_cell(results, runs[norms, rate]) for norms in (False, True))) for rate in RATES]
     series = tuple(
-        Series(NAMES[norms], RATES, tuple(spread_of(results.accuracies(runs[norms, rate])) for rate in RATES))
-        for norms in (False, True)
+        Series(name, RATES, tuple(spread_of(results.accuracies(runs[norms, rate])) for rate in RATES))
+        for norms, name in NAMES.items()
     )
-    header = ("learning rate", *NAMES.values())
-    return Finding(
-        study.name, study.claim, held, answer, header, rows, Axes("learning rate", "accuracy", log_x=True), series
-    )
+    plot = Plot(Axes("learning rate", "accuracy", log_x=True), series)
+    return study.found(answer, ("learning rate", *NAMES.values()), rows, plot, held=held)
+
+
+def _largest(
+    results: Results,
+    runs: dict[tuple[bool, float], tuple[Outcome, ...]],
+    norms: bool,  # noqa: FBT001 - which of the two networks it is
+    best: Sequence[float],
+) -> list[float]:
+    """Seed by seed, the largest rate whose accuracy is near the plain network's best; nought for none."""
+
+    def trains(seed: int, rate: float) -> bool:
+        top1 = runs[norms, rate][seed].top1
+        return top1 is not None and results.has_learnt(top1) and top1 >= best[seed] - WITHIN
+
+    return [max((rate for rate in RATES if trains(seed, rate)), default=0.0) for seed in range(len(best))]
 
 
 def _cell(results: Results, outcomes: Sequence[Outcome]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bnretrofit.studies.findings import Axes, Finding, Series, Spread, percent, spread_of
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, Spread, percent, spread_of
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Best, Results
 from bnretrofit.studies.study import FEW_RATES, Study, grid
@@ -29,7 +29,7 @@ def find(study: Study, results: Results) -> Finding:
     whole, plain = results.best(True, FEW_RATES), results.best(False, FEW_RATES)
     frozen = _best(results, Recipe(budget, True, 0, 0, frozen=True))
     smallest = by_share[shares[0]]
-    held = all(b > a for a, b in zip(smallest.top1, whole.top1, strict=True))
+    held = results.better(smallest.top1, whole.top1)
     answer = (
         f"With statistics of {shares[0]} images the accuracy is {percent(smallest.spread)} %, with those of all "
         f"{budget.batch_size} of a step {percent(whole.spread)} %, with frozen ones {percent(frozen.spread)} %, "
@@ -41,7 +41,7 @@ def find(study: Study, results: Results) -> Finding:
         ("frozen", frozen),
         (NAMES[False], plain),
     ]
-    rows = tuple((label, f"{percent(best.spread)} at {best.rate:g}") for label, best in named)
+    rows = [(label, f"{percent(best.spread)} at {best.rate:g}") for label, best in named]
     places = tuple(float(share) for share in (*shares, budget.batch_size))
     lines = {
         "batch statistics": [best.spread for best in (*by_share.values(), whole)],
@@ -50,7 +50,7 @@ def find(study: Study, results: Results) -> Finding:
     }
     series = tuple(_line(label, places, y) for label, y in lines.items())
     axes = Axes("images that share their statistics", "accuracy", log_x=True)
-    return Finding(study.name, study.claim, held, answer, ("statistics", "accuracy"), rows, axes, series)
+    return study.found(answer, ("statistics", "accuracy"), rows, Plot(axes, series), held=held)
 
 
 def _line(label: str, places: tuple[float, ...], y: Sequence[Spread]) -> Series:
@@ -68,7 +68,7 @@ def _best(results: Results, recipe: Recipe) -> Best:
 STUDY = Study(
     "small-batches",
     "lose by small batches",
-    "Every step has as many images; fewer and fewer of them share their statistics, as on ranks with a few images "
+    "Every step has the same images; fewer and fewer of them share their statistics, as on ranks with a few images "
     "each, and the running statistics are those of the step. Synchronised statistics are those of all images of the "
     "step, so they are the last line of the batch statistics; frozen ones stay those that the norms were inserted "
     "with. The claim holds if the accuracy with the smallest batches is lower than with the whole step's.",

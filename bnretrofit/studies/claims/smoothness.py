@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.watched import curve_of, kinds, mean_of, watching
-from bnretrofit.studies.findings import Axes, Finding, spread_of, times
+from bnretrofit.studies.claims.watched import final, kinds, middle_of, plot_of, watching
+from bnretrofit.studies.findings import Finding, spread_of, times
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.study import Study
@@ -22,31 +22,30 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 def find(study: Study, results: Results) -> Finding:
     """How far loss and gradient vary along a step."""
     found = kinds(WATCH, results)
-    varied = {
-        kind.label: [[mean_of(outcome, figure.__eq__) for outcome in kind.outcomes] for figure in FIGURES]
-        for kind in found
-    }
-    plain, same, _ = varied.values()
+    varied = [
+        [[middle_of(outcome, figure.__eq__) for outcome in kind.outcomes] for figure in FIGURES] for kind in found
+    ]
+    plain, same, _ = varied
     held = all(b < a for which in (0, 1) for a, b in zip(plain[which], same[which], strict=True))
-    told = [[times(spread_of(each)) for each in both] for both in varied.values()]
+    told = [[times(spread_of(each)) for each in both] for both in varied]
     answer = (
         f"Along a step the gradient moves by {told[0][1]} of its size without norms, by {told[1][1]} with norms at "
         f"the same rate, and by {told[2][1]} at the higher one; the loss varies by {told[0][0]}, {told[1][0]} and "
-        f"{told[2][0]} of itself."
+        f"{told[2][0]}."
     )
-    rows = tuple((label, *both) for label, both in zip(varied, told, strict=True))
-    header = ("network", "range of the loss, over the loss", "move of the gradient, over the gradient")
-    series = tuple(curve_of(kind, "gradient".__eq__, results.budget) for kind in found)
-    axes = Axes("step", header[2], log_y=True)
-    return Finding(study.name, study.claim, held, answer, header, rows, axes, series)
+    rows = [(kind.label, *both, final(kind, results)) for kind, both in zip(found, told, strict=True)]
+    header = ("network", "range of the loss", "move of the gradient, over the gradient", "accuracy")
+    plots = [plot_of(found, figure.__eq__, header[number]) for number, figure in enumerate(FIGURES, 1)]
+    return study.found(answer, header, rows, *plots, held=held)
 
 
 STUDY = Study(
     "smoothness",
     "smooth the loss",
-    "At 40 moments of training loss and gradient are computed at points of a quarter to four learning rates along the "
-    "gradient (Santurkar et al. 2018, https://arxiv.org/abs/1805.11604). The claim holds if the range of the loss, "
-    "over the loss, and the largest move of the gradient, over the gradient, are smaller with norms at the same rate.",
+    "At up to 40 moments of training loss and gradient are computed at points of a quarter to four learning rates "
+    "along the gradient (Santurkar et al. 2018, https://arxiv.org/abs/1805.11604). The claim holds if the range "
+    "of the loss and the largest move of the gradient, over the gradient, medians over the moments, are smaller with norms at the "
+    "same rate.",
     recipes,
     find,
 )

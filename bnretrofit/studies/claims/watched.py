@@ -5,12 +5,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bnretrofit.studies.findings import Series, Spread, spread_of
+from bnretrofit.studies.findings import Axes, Plot, Series, percent, spread_of
 from bnretrofit.studies.recipes import Budget, Outcome, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.study import FEW_RATES
 
-__all__ = ["Kind", "curve_of", "kinds", "mean_of", "watching"]
+__all__ = ["Kind", "final", "kinds", "middle_of", "plot_of", "watching"]
 
 LOW, HIGH = FEW_RATES
 
@@ -44,17 +44,31 @@ def kinds(watch: str, results: Results) -> list[Kind]:
     ]
 
 
-def mean_of(outcome: Outcome, names: Callable[[str], bool]) -> float:
-    """Mean over the whole run of what was watched under these names; infinite where it broke off before that."""
-    found = [value for name, values in outcome.watched.items() if names(name) for value in values]
-    return statistics.fmean(found) if found else math.inf
+def middle_of(outcome: Outcome, names: Callable[[str], bool]) -> float:
+    """Of what was watched under these names the median over the run, and of several names their mean.
+
+    Infinite for a run that diverged: what was seen before says nothing of it.
+    """
+    found = [statistics.median(values) for name, values in outcome.watched.items() if names(name) and values]
+    return statistics.fmean(found) if found and outcome.top1 is not None else math.inf
 
 
-def curve_of(kind: Kind, names: Callable[[str], bool], budget: Budget) -> Series:
-    """What was watched under these names by step, their mean; as far as the shortest run has it."""
-    runs = [[values for name, values in outcome.watched.items() if names(name)] for outcome in kind.outcomes]
-    length = min((len(values) for run in runs for values in run), default=0)
-    points: list[Spread] = [
-        spread_of([statistics.fmean(values[at] for values in run) for run in runs]) for at in range(length)
+def plot_of(found: Sequence[Kind], names: Callable[[str], bool], y: str) -> Plot:
+    """What was watched under these names, by step."""
+    return Plot(Axes("step", y, log_y=True), tuple(_curve(kind, names) for kind in found))
+
+
+def _curve(kind: Kind, names: Callable[[str], bool]) -> Series:
+    """Mean over the names; as far as the shortest run has it, those left out that saw nothing."""
+    runs = [outcome.watched for outcome in kind.outcomes if outcome.watched.get("step")]
+    steps = min((run["step"] for run in runs), key=len, default=())
+    points = [
+        spread_of([statistics.fmean(values[at] for name, values in run.items() if names(name)) for run in runs])
+        for at in range(len(steps))
     ]
-    return Series(kind.label, tuple(budget.steps * at / max(length, 1) for at in range(length)), tuple(points))
+    return Series(kind.label, steps, tuple(points))
+
+
+def final(kind: Kind, results: Results) -> str:
+    """Accuracy in the end: a network that learns nothing moves little."""
+    return percent(spread_of(results.accuracies(kind.outcomes)))
