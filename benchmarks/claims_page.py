@@ -31,10 +31,10 @@ Written by `python -m benchmarks.tables` from `benchmarks/results/claims.jsonl`,
 makes; `bnretrofit study NAME` tries one claim on the bundled digits. Small VGGs (16, 32, 64, 64 and 64 channels, two
 dense layers of 64, one of logits) learn from nothing: the same initial weights and the same order of images for each
 seed, SGD with Nesterov's momentum 0.9, weight decay 5e-4, 5 % warm-up, cosine, no augmentation. Norms are inserted by
-this tool into the initial network (`retrofit --init standardize`). Figures are means over the seeds, and in brackets the
-least and the most. A claim *held* if it did in each seed (three agree by chance one time in eight); otherwise the answer
-is no, also where the mean is on its side. Where networks are judged at their better rate, it was chosen by the same
-images, for both alike. A run that diverged, or knows less than guessing does, counts as guessing."""
+this tool into the initial network (`retrofit --init standardize`). Figures are means over the seeds, and in brackets
+the least and the most. A claim *held* if it did in each seed (three agree by chance one time in eight); otherwise the
+answer is no, also where the mean is on its side. Where networks are judged at their better rate, it was chosen by the
+same images, for both alike. A run that diverged, or knows less than guessing does, counts as guessing."""
 
 Found = Mapping[tuple[str, str], tuple[dict[str, Any], Finding]]
 """By study and images: the line that says how it was made, and what was found."""

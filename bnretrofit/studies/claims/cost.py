@@ -19,7 +19,7 @@ from bnretrofit.studies.results import NAMES, Results
 from bnretrofit.studies.study import Study
 from bnretrofit.training.frozen_statistics import frozen_statistics
 
-__all__ = ["STUDY"]
+__all__ = ["STUDY", "kept_for_gradient"]
 
 ROUNDS = 15
 FROZEN, FOLDED = "with norms, frozen statistics", "with norms, folded"
@@ -55,13 +55,13 @@ def find(study: Study, results: Results) -> Finding:
         step(normed)
 
     with frozen_statistics(normed, pixels[:2]):
-        frozen_memory = _kept(normed, pixels)
+        frozen_memory = kept_for_gradient(normed, pixels)
         frozen = _ratios({NAMES[False]: lambda: step(plain), FROZEN: frozen_step})[FROZEN]
     trained = _ratios({NAMES[False]: lambda: step(plain), NAMES[True]: lambda: step(normed)})[NAMES[True]]
     runs = {NAMES[False]: plain, NAMES[True]: normed, FOLDED: folded}
     inferred = _ratios({name: lambda network=network: infer(network) for name, network in runs.items()})  # type: ignore[misc]
-    kept = _kept(plain, pixels)
-    memory = {NAMES[True]: _kept(normed, pixels) / kept, FROZEN: frozen_memory / kept}
+    kept = kept_for_gradient(plain, pixels)
+    memory = {NAMES[True]: kept_for_gradient(normed, pixels) / kept, FROZEN: frozen_memory / kept}
     answer = (
         f"A step takes {trained.mean:.2f} times as long with norms as without, and keeps {memory[NAMES[True]]:.2f} "
         f"times as many bytes for the gradient; with frozen statistics {frozen.mean:.2f} and {memory[FROZEN]:.2f} "
@@ -105,7 +105,7 @@ def _ratios(works: dict[str, Callable[[], Any]]) -> dict[str, Spread]:
     return found
 
 
-def _kept(network: nn.Module, pixels: Tensor) -> int:
+def kept_for_gradient(network: nn.Module, pixels: Tensor) -> int:
     """Bytes that a forward pass in training keeps for the gradient, parameters aside, each storage once."""
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}

@@ -44,8 +44,8 @@ STUDY = Study(
     "smooth the loss",
     "At up to 40 moments of training loss and gradient are computed at points of a quarter to four learning rates "
     "along the gradient (Santurkar et al. 2018, https://arxiv.org/abs/1805.11604). The claim holds if the range "
-    "of the loss and the largest move of the gradient, over the gradient, medians over the moments, are smaller with norms at the "
-    "same rate.",
+    "of the loss and the largest move of the gradient, over the gradient, medians over the moments, are smaller with "
+    "norms at the same rate.",
     recipes,
     find,
 )
