@@ -73,7 +73,11 @@ class Results:
         return all(self.has_learnt(b) and b > a for a, b in zip(plain, norms, strict=True))
 
     def best(self, norms: bool, rates: Sequence[float], shape: Shape = USUAL) -> Best:  # noqa: FBT001 - as above
-        """The rate with the highest mean accuracy."""
-        found = [(rate, self.at(norms, rate, shape)) for rate in rates]
+        """The rate with the highest mean accuracy, of the usual recipe."""
+        return self.best_of(Recipe(self.budget, norms, 0.0, 0, shape), rates)
+
+    def best_of(self, recipe: Recipe, rates: Sequence[float]) -> Best:
+        """The same of a recipe, whatever its own rate."""
+        found = [(rate, self.of(replace(recipe, rate=rate))) for rate in rates]
         kinds = [Best(rate, outcomes, self.accuracies(outcomes)) for rate, outcomes in found]
         return max(kinds, key=lambda best: best.spread.mean)

@@ -51,12 +51,9 @@ def find(study: Study, results: Results) -> Finding:
         with torch.inference_mode():
             network.eval()(pixels)
 
-    def frozen_step() -> None:
-        step(normed)
-
     with frozen_statistics(normed, pixels[:2]):
         frozen_memory = kept_for_gradient(normed, pixels)
-        frozen = _ratios({NAMES[False]: lambda: step(plain), FROZEN: frozen_step})[FROZEN]
+        frozen = _ratios({NAMES[False]: lambda: step(plain), FROZEN: lambda: step(normed)})[FROZEN]
     trained = _ratios({NAMES[False]: lambda: step(plain), NAMES[True]: lambda: step(normed)})[NAMES[True]]
     runs = {NAMES[False]: plain, NAMES[True]: normed, FOLDED: folded}
     inferred = _ratios({name: lambda network=network: infer(network) for name, network in runs.items()})  # type: ignore[misc]

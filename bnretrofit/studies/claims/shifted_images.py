@@ -29,7 +29,9 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 
 def find(study: Study, results: Results) -> Finding:
     """Accuracy on shifted images, with statistics of training and with those of the shifted images."""
-    plain, norms = (_best(results, norms) for norms in (False, True))
+    plain, norms = (
+        results.best_of(Recipe(results.budget, norms, 0.0, 0, watch=WATCH), FEW_RATES) for norms in (False, True)
+    )
     floor = results.images.guessing
     without = [_over_shifts(outcome, TRAINED, floor) for outcome in plain.outcomes]
     before, after = (
@@ -49,13 +51,6 @@ def find(study: Study, results: Results) -> Finding:
     rows = [(name, *(percent(each[number]) for each in figures.values())) for number, name in enumerate(SHIFTS)]
     plot = accuracies_plot("images", SHIFTS, figures)
     return study.found(answer, ("images", *figures), rows, plot, held=results.better(before, after))
-
-
-def _best(results: Results, norms: bool) -> Best:  # noqa: FBT001 - which of the two networks it is
-    """By the accuracy on images as they are."""
-    found = [(rate, results.at(norms, rate, watch=WATCH)) for rate in FEW_RATES]
-    kinds = [Best(rate, outcomes, results.accuracies(outcomes)) for rate, outcomes in found]
-    return max(kinds, key=lambda best: best.spread.mean)
 
 
 def _top1(outcome: Outcome, name: str, which: int, floor: float) -> float:

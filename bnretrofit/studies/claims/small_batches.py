@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bnretrofit.studies.findings import Axes, Finding, Plot, Series, Spread, percent, spread_of
+from bnretrofit.studies.findings import Axes, Finding, Plot, Series, Spread, percent
 from bnretrofit.studies.recipes import Budget, Recipe
-from bnretrofit.studies.results import NAMES, Best, Results
+from bnretrofit.studies.results import NAMES, Results
 from bnretrofit.studies.study import FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
@@ -25,9 +25,9 @@ def find(study: Study, results: Results) -> Finding:
     """Accuracy by how many images share their statistics."""
     budget = results.budget
     shares = [share for share in SHARES if share < budget.batch_size]
-    by_share = {share: _best(results, Recipe(budget, True, 0, 0, share=share)) for share in shares}
+    by_share = {share: results.best_of(Recipe(budget, True, 0, 0, share=share), FEW_RATES) for share in shares}
     whole, plain = results.best(True, FEW_RATES), results.best(False, FEW_RATES)
-    frozen = _best(results, Recipe(budget, True, 0, 0, frozen=True))
+    frozen = results.best_of(Recipe(budget, True, 0, 0, frozen=True), FEW_RATES)
     smallest = by_share[shares[0]]
     held = results.better(smallest.top1, whole.top1)
     answer = (
@@ -55,14 +55,6 @@ def find(study: Study, results: Results) -> Finding:
 
 def _line(label: str, places: tuple[float, ...], y: Sequence[Spread]) -> Series:
     return Series(label, places, tuple(y))
-
-
-def _best(results: Results, recipe: Recipe) -> Best:
-    found = []
-    for rate in FEW_RATES:
-        outcomes = results.of(replace(recipe, rate=rate))
-        found.append(Best(rate, outcomes, results.accuracies(outcomes)))
-    return max(found, key=lambda best: spread_of(best.top1).mean)
 
 
 STUDY = Study(
