@@ -1,13 +1,16 @@
-"""torch's two ways to fold norms, as their users apply them."""
+"""torch's two ways to fold norms and AIMET's, as their users apply them."""
 
+import warnings
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-__all__ = ["fuse_pairs", "fuse_traced"]
+from benchmarks.peers import peer
+
+__all__ = ["fold_by_aimet", "fuse_pairs", "fuse_traced"]
 
 
 def fuse_pairs(model: nn.Module) -> nn.Module:
@@ -42,3 +45,13 @@ def fuse_traced(model: nn.Module) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
 
     return fuse(model)
+
+
+def fold_by_aimet(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """AIMET's fold_all_batch_norms, which finds the pairs in a graph that it traces. Changes its argument."""
+    fold = peer("aimet_torch.batch_norm_fold").fold_all_batch_norms
+    with warnings.catch_warnings():
+        # It traces with torch.jit, which is deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        fold(model, tuple(inputs.shape), dummy_input=inputs)
+    return model

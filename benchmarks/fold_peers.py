@@ -1,16 +1,20 @@
-"""Folding the networks that break folding tools: right, wrong, refused or raised, by each of three tools.
+"""Folding the networks that break folding tools: right, wrong, refused or raised, by each tool that is installed.
 
     python -m benchmarks.fold_peers
 
-Small seeded networks with drawn norms, in eval mode, each folded by torch.nn.utils.fusion, torch.fx's fuse and
-bnretrofit.fold. An error is the largest difference of an output, over the largest output, from the unfolded network in
-float64; the unfolded network in float32 has one, too. Exits 1 if bnretrofit is wrong.
+Small seeded networks with drawn norms, in eval mode, each folded by torch.nn.utils.fusion, torch.fx's fuse, AIMET,
+onnxruntime, onnxsim and bnretrofit.fold. An error is the largest difference of an output, over the largest output, from
+the unfolded network in float64; the unfolded network in float32 has one, too. Exits 1 if bnretrofit is wrong.
+
+onnxruntime and onnxsim fold an exported ONNX graph, in which calls, hooks and computed weights are spelled out, and
+give a graph back; the others fold modules. A graph is run without further optimisations.
 """
 
 import argparse
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,9 +23,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import bnretrofit
-from benchmarks.fold_fuses import fuse_pairs, fuse_traced
+from benchmarks.fold_exported import fold_by_onnxruntime, fold_by_onnxsim
+from benchmarks.fold_fuses import fold_by_aimet, fuse_pairs, fuse_traced
 from benchmarks.fold_networks import CASES, Case
 from benchmarks.measuring import record, table
+from benchmarks.onnx_graphs import OnnxGraph
+from benchmarks.peers import NotInstalledError, versions
 from bnretrofit.errors import InputRejectedError
 
 __all__ = ["OURS", "TOOLS", "Outcome", "outcome_of"]
@@ -39,7 +46,8 @@ class Outcome:
     Attributes:
         case: The network.
         tool: The tool.
-        verdict: "raised", "wrong", "refused" (right, with norms left) or "exact" (right, with none left).
+        verdict: "raised", "wrong", "refused" (right, with norms left), "exact" (right, with none left) or
+            "not installed".
         error: Of the result; None if there is none, or its outputs are not finite or of another shape.
         unfolded: Error of the unfolded network in float32.
         norms: Before.
@@ -69,7 +77,7 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("bnretrofit").setLevel(logging.ERROR)
     outcomes = [outcome_of(case, tool) for case in CASES for tool in TOOLS]
     show(outcomes)
-    record("fold_peers", arguments, {"outcomes": [asdict(outcome) for outcome in outcomes]})
+    record("fold_peers", arguments, {"peers": versions(), "outcomes": [asdict(outcome) for outcome in outcomes]})
     unsound = [outcome.case for outcome in outcomes if outcome.tool == OURS and not outcome.sound]
     if unsound:
         sys.exit(f"{OURS} is wrong on: {'; '.join(unsound)}")
@@ -84,6 +92,9 @@ def fold_ours(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, str]:
 TOOLS: dict[str, Callable[[nn.Module, Tensor], tuple[nn.Module, str]]] = {
     "torch.nn.utils.fusion": lambda model, _: (fuse_pairs(model), ""),
     "torch.fx fuse": lambda model, _: (fuse_traced(model), ""),
+    "AIMET": lambda model, inputs: (fold_by_aimet(model, inputs), ""),
+    "onnxruntime": lambda model, inputs: (fold_by_onnxruntime(model, inputs), ""),
+    "onnxsim": lambda model, inputs: (fold_by_onnxsim(model, inputs), ""),
     OURS: fold_ours,
 }
 
@@ -100,6 +111,8 @@ def outcome_of(case: Case, tool: str) -> Outcome:
         result, said = TOOLS[tool](model, inputs)
         with torch.no_grad():
             output = result(inputs)
+    except NotInstalledError as missing:
+        return Outcome(case.name, tool, "not installed", None, unfolded, norms, norms, first_line(missing))
     except InputRejectedError as refusal:
         return Outcome(case.name, tool, "refused", unfolded, unfolded, norms, norms, first_line(refusal))
     except Exception as failure:  # noqa: BLE001 - whatever a tool raises is what is asked for
@@ -124,6 +137,8 @@ def verdict_of(error: float, left: int) -> str:
 
 
 def norms_of(model: nn.Module) -> int:
+    if isinstance(model, OnnxGraph):
+        return model.norms
     return sum(isinstance(module, _BatchNorm) for module in model.modules())
 
 
@@ -136,6 +151,10 @@ def show(outcomes: Sequence[Outcome]) -> None:
     by_case = {case.name: [outcome for outcome in outcomes if outcome.case == case.name] for case in CASES}
     rows = [(name, f"{found[0].unfolded:.1e}", *map(cell, found)) for name, found in by_case.items()]
     print(table(("error of outputs", "unfolded, float32", *TOOLS), rows))
+    print()
+    for tool in TOOLS:
+        verdicts = Counter(outcome.verdict for outcome in outcomes if outcome.tool == tool)
+        print(f"{tool}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items()))}")
     print("\nWhat they say:")
     for outcome in outcomes:
         if outcome.said or outcome.verdict == "refused":
