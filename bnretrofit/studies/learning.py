@@ -19,7 +19,8 @@ from bnretrofit.standardising import standardize
 from bnretrofit.studies.images import SIZE, Images, Labelled, batches_of, some_of
 from bnretrofit.studies.networks import Shape, vgg, weighted
 from bnretrofit.studies.recipes import Outcome, Recipe
-from bnretrofit.studies.watching import Watch, watch_for
+from bnretrofit.studies.watch import Watch
+from bnretrofit.studies.watching import watch_for
 from bnretrofit.training import TrainingConfig
 from bnretrofit.training.evaluation import Evaluation, evaluate
 from bnretrofit.training.frozen_statistics import frozen_statistics

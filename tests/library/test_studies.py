@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from bnretrofit.errors import UsageError
 from bnretrofit.norms import running_norms
@@ -21,6 +22,7 @@ from bnretrofit.studies.recipes import WATCHES, Budget, Outcome, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.running import run_study
 from bnretrofit.studies.shifting import SHIFTS, shifted
+from bnretrofit.studies.watching import watch_for
 
 SHORT = Budget("digits", 50, 36, steps=4, batch_size=16, looks=2)
 SEEDS = (0, 1, 2)
@@ -104,6 +106,28 @@ def test_loss_and_gradient_hardly_vary_along_a_tiny_step(images: Images) -> None
     usual = learn(Recipe(SHORT, False, 0.01, 0, watch="landscape"), images).watched
     assert max(tiny["gradient"]) < 1e-3 < min(usual["gradient"])
     assert max(tiny["loss"]) < 1e-4 < min(usual["loss"])
+
+
+def test_the_way_of_a_step_is_what_it_is_when_it_is_walked(images: Images) -> None:
+    """Range of the loss and largest move of the gradient, at five points found by hand."""
+    torch.manual_seed(0)
+    layer, pixels, labels, rate = nn.Linear(4, 3, bias=False), torch.randn(8, 4), torch.arange(8) % 3, 0.5
+    torch.autograd.backward(functional.cross_entropy(layer(pixels), labels))
+    start, gradient = layer.weight.detach().clone(), layer.weight.grad
+    assert gradient is not None
+    watch = watch_for("landscape", layer, images)
+    watch.before(0, 40, [(pixels[:6], labels[:6]), (pixels[6:], labels[6:])], torch.optim.SGD([layer.weight], rate))
+    assert torch.equal(layer.weight, start)
+    assert torch.equal(layer.weight.grad, gradient)
+    losses, moves = [], []
+    for stride in (0, 0.25, 0.5, 1, 2, 4):
+        weight = (start - stride * rate * gradient).requires_grad_()
+        loss = functional.cross_entropy(pixels @ weight.T, labels)
+        losses.append(loss.item())
+        moves.append(float((torch.autograd.grad(loss, weight)[0] - gradient).norm() / gradient.norm()))
+    found = watch.found()
+    assert found["loss"] == pytest.approx((max(losses) - min(losses),), rel=1e-5)
+    assert found["gradient"] == pytest.approx((max(moves),), rel=1e-5)
 
 
 def test_what_layers_read_hardly_moves_with_tiny_steps(images: Images) -> None:
