@@ -117,8 +117,10 @@ def test_the_way_of_a_step_is_what_it_is_when_it_is_walked(images: Images) -> No
     assert gradient is not None
     watch = watch_for("landscape", layer, images)
     watch.before(0, 40, [(pixels[:6], labels[:6]), (pixels[6:], labels[6:])], torch.optim.SGD([layer.weight], rate))
+    after = layer.weight.grad
+    assert after is not None
     assert torch.equal(layer.weight, start)
-    assert torch.equal(layer.weight.grad, gradient)
+    assert torch.equal(after, gradient)
     losses, moves = [], []
     for stride in (0, 0.25, 0.5, 1, 2, 4):
         weight = (start - stride * rate * gradient).requires_grad_()
