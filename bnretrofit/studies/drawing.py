@@ -10,6 +10,9 @@ __all__ = ["drawn"]
 
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:gray")
 FEW_POINTS = 12
+BESIDE = 0.12
+COLUMNS = 2
+"""Of a legend above a plot."""
 
 
 def drawn(finding: Finding) -> str:
@@ -36,7 +39,9 @@ def drawn(finding: Finding) -> str:
 
 def _draw(axes: Any, plot: Plot) -> None:
     for number, series in enumerate(plot.series):
-        _line(axes, series, COLOURS[number % len(COLOURS)], named=bool(plot.axes.names))
+        # Side by side where they stand at the same place.
+        aside = BESIDE * (number - (len(plot.series) - 1) / 2) if plot.axes.names else None
+        _line(axes, series, COLOURS[number % len(COLOURS)], aside)
     of, values = plot.axes, [y.mean for series in plot.series for y in series.y]
     axes.set_xlabel(of.x)
     axes.set_ylabel(of.y)
@@ -48,14 +53,15 @@ def _draw(axes: Any, plot: Plot) -> None:
         axes.set_xticks(range(len(of.names)), of.names)
         axes.set_xlim(-0.5, len(of.names) - 0.5)
     if len(plot.series) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(plot.series), COLUMNS))
 
 
-def _line(axes: Any, series: Series, colour: str, *, named: bool) -> None:
+def _line(axes: Any, series: Series, colour: str, aside: float | None) -> None:
     points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(y.most)]
     places = [x for x, _ in points]
     middle, low, high = ([getattr(y, name) for _, y in points] for name in ("mean", "least", "most"))
-    if named:
+    if aside is not None:
+        places = [place + aside for place in places]
         below = [a - b for a, b in zip(middle, low, strict=True)]
         above = [b - a for a, b in zip(middle, high, strict=True)]
         axes.errorbar(places, middle, (below, above), fmt="o", color=colour, label=series.label, capsize=4)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from bnretrofit.studies.claims.watched import final, kinds, middle_of, plot_of, watching
+from bnretrofit.studies.claims.watched import final, kinds, over_run, plot_of, watching
 from bnretrofit.studies.findings import Finding, spread_of, times
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
@@ -21,7 +21,7 @@ def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
 def find(study: Study, results: Results) -> Finding:
     """How far what layers read moves from one probe to the next."""
     found = kinds(WATCH, results)
-    moves = [[[middle_of(outcome, names) for outcome in kind.outcomes] for names in (_mean, _spread)] for kind in found]
+    moves = [[[over_run(outcome, names) for outcome in kind.outcomes] for names in (_mean, _spread)] for kind in found]
     plain, same, higher = moves
     held = all(b < a for which in (0, 1) for a, b in zip(plain[which], same[which], strict=True))
     answer = (
@@ -49,7 +49,7 @@ STUDY = Study(
     "reduce internal covariate shift",
     "At up to 40 moments of training the same 128 images are shown, in training mode; of each channel that a layer "
     "reads, how far its mean has moved since the last moment, in standard deviations, and how far its standard "
-    "deviation has, as a logarithm; median over channels and moments, mean over layers. The claim holds if both are "
+    "deviation has, as a logarithm; median over channels, mean over moments and layers. The claim holds if both are "
     "smaller with norms at the same learning rate.",
     recipes,
     find,

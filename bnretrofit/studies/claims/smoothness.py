@@ -1,8 +1,9 @@
 """Norms smooth the loss."""
 
+import statistics
 from collections.abc import Sequence
 
-from bnretrofit.studies.claims.watched import final, kinds, middle_of, plot_of, watching
+from bnretrofit.studies.claims.watched import final, kinds, over_run, plot_of, watching
 from bnretrofit.studies.findings import Finding, spread_of, times
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
@@ -23,7 +24,8 @@ def find(study: Study, results: Results) -> Finding:
     """How far loss and gradient vary along a step."""
     found = kinds(WATCH, results)
     varied = [
-        [[middle_of(outcome, figure.__eq__) for outcome in kind.outcomes] for figure in FIGURES] for kind in found
+        [[over_run(outcome, figure.__eq__, statistics.median) for outcome in kind.outcomes] for figure in FIGURES]
+        for kind in found
     ]
     plain, same, _ = varied
     held = all(b < a for which in (0, 1) for a, b in zip(plain[which], same[which], strict=True))

@@ -10,7 +10,7 @@ from bnretrofit.studies.recipes import Budget, Outcome, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.study import FEW_RATES
 
-__all__ = ["Kind", "final", "kinds", "middle_of", "plot_of", "watching"]
+__all__ = ["Kind", "final", "kinds", "over_run", "plot_of", "watching"]
 
 LOW, HIGH = FEW_RATES
 
@@ -44,12 +44,14 @@ def kinds(watch: str, results: Results) -> list[Kind]:
     ]
 
 
-def middle_of(outcome: Outcome, names: Callable[[str], bool]) -> float:
-    """Of what was watched under these names the median over the run, and of several names their mean.
+def over_run(
+    outcome: Outcome, names: Callable[[str], bool], of_run: Callable[[Sequence[float]], float] = statistics.fmean
+) -> float:
+    """Of what was watched under these names the mean over the run, or another figure; of several names their mean.
 
     Infinite for a run that diverged: what was seen before says nothing of it.
     """
-    found = [statistics.median(values) for name, values in outcome.watched.items() if names(name) and values]
+    found = [of_run(values) for name, values in outcome.watched.items() if names(name) and values]
     return statistics.fmean(found) if found and outcome.top1 is not None else math.inf
 
 
