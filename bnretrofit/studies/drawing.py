@@ -11,8 +11,6 @@ __all__ = ["drawn"]
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:gray")
 FEW_POINTS = 12
 BESIDE = 0.12
-COLUMNS = 2
-"""Of a legend above a plot."""
 
 
 def drawn(finding: Finding) -> str:
@@ -29,7 +27,7 @@ def drawn(finding: Finding) -> str:
 
     settings: dict[Any, Any] = {"svg.hashsalt": finding.study, "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(settings):
-        figure = Figure(figsize=(6.0 * len(finding.plots), 3.6), layout="constrained")
+        figure = Figure(figsize=(6.0 * len(finding.plots), 4.2), layout="constrained")
         for number, plot in enumerate(finding.plots, 1):
             _draw(figure.add_subplot(1, len(finding.plots), number), plot)
         text = io.StringIO()
@@ -53,7 +51,7 @@ def _draw(axes: Any, plot: Plot) -> None:
         axes.set_xticks(range(len(of.names)), of.names)
         axes.set_xlim(-0.5, len(of.names) - 0.5)
     if len(plot.series) > 1:
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(plot.series), COLUMNS))
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _line(axes: Any, series: Series, colour: str, aside: float | None) -> None:
