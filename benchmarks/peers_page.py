@@ -1,0 +1,122 @@
+"""docs/peers.md: this project beside other tools, task by task, from the newest line of each benchmark's results."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finetune_page import markdown
+from benchmarks.insert_peers import HEAD, row
+from benchmarks.measuring import RESULTS
+
+__all__ = ["page", "write_page"]
+
+PAGE = Path(__file__).parents[1] / "docs" / "peers.md"
+Record = dict[str, Any]
+
+BEGINNING = """\
+# Beside other tools
+
+Written by `python -m benchmarks.tables` from the newest line each of `benchmarks/results/insert_peers.jsonl`,
+`calibration.jsonl` and `fold_peers.jsonl`. What the contenders do, and how each figure is taken, is in
+[benchmarks/README.md](../benchmarks/README.md). The peers come with the extra `[bench]`; one that is not installed is
+said to be missing."""
+
+VERDICTS = {
+    "exact": "no norm left, off by rounding",
+    "refused": "right, norms left",
+    "wrong": "off by more than 1e-4",
+    "raised": "an exception",
+    "not installed": "",
+}
+
+
+def write_page() -> None:
+    """Write the page."""
+    PAGE.write_text(page(newest("insert_peers"), newest("calibration"), newest("fold_peers")))
+    print(f"written: docs/{PAGE.name}")
+
+
+def newest(name: str) -> Record | None:
+    """The last line of a benchmark's results; None where there is none."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return json.loads(lines[-1]) if lines else None
+
+
+def page(inserted: Record | None, calibrated: Record | None, folded: Record | None) -> str:
+    """The page's text; a task that was not measured is left out."""
+    parts = [BEGINNING]
+    for record, title, section in (
+        (inserted, "Putting norms in without changing anything", insertion),
+        (calibrated, "Measuring statistics", statistics),
+        (folded, "Folding the networks that break folding tools", folding),
+    ):
+        if record is not None:
+            parts += [f"## {title}", *section(record), origin(record)]
+    return "\n\n".join(parts) + "\n"
+
+
+def insertion(record: Record) -> list[str]:
+    """A table for each network."""
+    parts = []
+    for network, contenders in record["networks"].items():
+        rows = [[str(cell) for cell in row(name, figures)] for name, figures in contenders.items()]
+        parts += [f"### {network}", markdown(list(HEAD), rows)]
+    return parts
+
+
+def statistics(record: Record) -> list[str]:
+    """Time over the plain forward pass, and errors against float64."""
+    head = ["contender", "÷ forward: least (median)", "calibrate ÷ it: least (median)", "peak MiB"]
+    rows = [
+        [name, _ratio(figures["over_fastest_forward"]), _ratio(figures["calibrate_over_it"]), str(figures["peak_mib"])]
+        for name, figures in record["time"]["contenders"].items()
+    ]
+    errors = [
+        [name, *(f"{figures[key]:.1e}" for key in ("mean_max", "var_median", "var_max"))]
+        for kind in ("network_error", "layer_error")
+        for name, figures in record[kind].items()
+    ]
+    said = f"{record['model']}, {record['images']} images of {record['img_size']} px."
+    return [
+        said,
+        markdown(head, rows),
+        markdown(["statistics of", "mean, largest", "variance, median", "largest"], errors),
+    ]
+
+
+def _ratio(figures: dict[str, float]) -> str:
+    return f"{figures['min']:.2f} ({figures['median']:.2f})"
+
+
+def folding(record: Record) -> list[str]:
+    """How each tool fares over all networks, and every network."""
+    outcomes = record["outcomes"]
+    tools = list(dict.fromkeys(outcome["tool"] for outcome in outcomes))
+    counts = {tool: Counter(outcome["verdict"] for outcome in outcomes if outcome["tool"] == tool) for tool in tools}
+    seen = [verdict for verdict in VERDICTS if any(counts[tool][verdict] for tool in tools)]
+    head = ["tool", *(f"{verdict}: {VERDICTS[verdict]}" if VERDICTS[verdict] else verdict for verdict in seen)]
+    totals = [[tool, *(str(counts[tool][verdict]) for verdict in seen)] for tool in tools]
+    by_case = {(outcome["case"], outcome["tool"]): outcome for outcome in outcomes}
+    cases = list(dict.fromkeys(outcome["case"] for outcome in outcomes))
+    rows = [[case, *(_cell(by_case[case, tool]) for tool in tools)] for case in cases]
+    return [markdown(head, totals), markdown(["network", *tools], rows)]
+
+
+def _cell(outcome: Record) -> str:
+    error = outcome["error"]
+    return outcome["verdict"] if error is None else f"{outcome['verdict']} {error:.1e}"
+
+
+def origin(record: Record) -> str:
+    """The command, the machine, the versions."""
+    machine = record["machine"]
+    peers = ", ".join(f"{name} {version}" for name, version in record.get("peers", {}).items() if version)
+    loads: Sequence[float] = [
+        record[key] for key in ("load_before", "load_after") if isinstance(record.get(key), float)
+    ]
+    load = f"; load average {min(loads)} to {max(loads)}" if loads else ""
+    made = f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}{', ' + peers if peers else ''}"
+    return f"`{record['command']}`, {record['date']}: {made}{load}."
