@@ -31,9 +31,14 @@ PHASES = (
 
 
 class Phases:
-    """Seconds by phase; what runs within another phase counts for itself alone."""
+    """Seconds by phase; what runs within another phase counts for itself alone.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Gives seconds: by the clock on the wall, or of a thread.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = {}
         self.inner = threading.local()
 
@@ -48,9 +53,11 @@ class Phases:
             owner = getattr(owner, holder, None) if holder else owner
             work = getattr(owner, name, None)
             if work is not None:
-                setattr(owner, name, self._measured(work, phase))
+                setattr(owner, name, self.measured(work, phase))
 
-    def _measured(self, work: Callable[..., Any], phase: str) -> Callable[..., Any]:
+    def measured(self, work: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        """A function that counts for a phase whenever it is called."""
+
         def measured(*args: Any, **kwargs: Any) -> Any:
             with self.of(phase):
                 return work(*args, **kwargs)
@@ -68,10 +75,10 @@ class Phase:
     def __enter__(self) -> None:
         self.outer = getattr(self.phases.inner, "seconds", 0.0)
         self.phases.inner.seconds = 0.0
-        self.start = time.perf_counter()
+        self.start = self.phases.clock()
 
     def __exit__(self, *_: object) -> None:
-        whole = time.perf_counter() - self.start
+        whole = self.phases.clock() - self.start
         own = whole - self.phases.inner.seconds
         aside = "" if threading.current_thread() is threading.main_thread() else BESIDE
         name = f"{self.name}{aside}"

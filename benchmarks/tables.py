@@ -7,13 +7,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import claims_page, finetune_page, peers_page, reliability, zoo
+from benchmarks import claims_page, finetune_page, growth_page, peers_page, reliability, zoo
 
 __all__ = ["PAGES"]
 
 PAGES: dict[str, Callable[[], object]] = {
     "claims": claims_page.write_page,
     "finetune": finetune_page.write_page,
+    "growth": growth_page.write_page,
     "peers": peers_page.write_page,
     "reliability": lambda: reliability.main(["--page"]),
     "zoo": lambda: zoo.main(["--page"]),
