@@ -6,12 +6,12 @@ torch.export is the eye: it follows what the model really does, in eval or train
 import gc
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -59,6 +59,13 @@ class Graph:
     tensors: dict[fx.Node, TensorUse]
     owners: dict[fx.Node, str]
     output_spec: Any
+    _reads: dict[int, list[fx.Node]] = field(init=False, repr=False, compare=False)
+    _holders: dict[int, list[str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Found once: to look through everything for each layer would take the square of the network's length.
+        object.__setattr__(self, "_reads", _by_tensor((use.tensor, node) for node, use in self.tensors.items()))
+        object.__setattr__(self, "_holders", _by_tensor(_parameters(self.model)))
 
     def owner(self, node: fx.Node) -> nn.Module:
         """The innermost module that ran a call."""
@@ -75,7 +82,27 @@ class Graph:
 
     def uses(self, tensor: Tensor) -> list[fx.Node]:
         """Every call that reads a tensor of the model, under whichever name."""
-        return [user for node, use in self.tensors.items() if use.tensor is tensor for user in node.users]
+        return [user for node in self._reads.get(id(tensor), ()) for user in node.users]
+
+    def holders(self, tensor: Tensor) -> list[str]:
+        """Every module of which a tensor is a parameter of its own, by its first name in the model."""
+        return self._holders.get(id(tensor), [])
+
+
+T = TypeVar("T")
+
+
+def _by_tensor(found: Iterable[tuple[Tensor, T]]) -> dict[int, list[T]]:
+    """By the tensor's id: whoever asks holds it, as the graph does."""
+    index: dict[int, list[T]] = {}
+    for tensor, each in found:
+        index.setdefault(id(tensor), []).append(each)
+    return index
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[Tensor, str]]:
+    for name, module in model.named_modules():
+        yield from ((tensor, name) for tensor in module._parameters.values() if tensor is not None)
 
 
 def op_of(node: fx.Node) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError
 
-__all__ = ["independent_copy", "load_tensors", "replace_module", "share_copy"]
+__all__ = ["independent_copy", "load_tensors", "replace_module", "replace_modules", "share_copy"]
 
 
 def share_copy(model: nn.Module, *, buffers: bool = True) -> nn.Module:
@@ -64,16 +64,29 @@ def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module
 
     A module that is shared between several places stays shared.
     """
-    if root is old:
-        return new
+    return replace_modules(root, {old: new})
+
+
+def replace_modules(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace many modules in one walk over the tree, in place, and return the root.
+
+    Args:
+        root: The tree; its modules are looked up as it is before.
+        replacements: What stands in the tree -> what is to stand there, which may be replaced in its turn, and may
+            hold the module that it replaces.
+    """
+
+    def standing(module: nn.Module) -> nn.Module:
+        while module in replacements:
+            module = replacements[module]
+        return module
+
     for parent in list(root.modules()):
-        if parent is new:
-            continue
         # named_children would name a child once; one that stands twice in the same parent has two entries here.
         for name, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[name] = new
-    return root
+            if child is not None:
+                parent._modules[name] = standing(child)
+    return standing(root)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

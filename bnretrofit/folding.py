@@ -18,7 +18,7 @@ from bnretrofit.affine import Affine, affine_of, padding_value
 from bnretrofit.batches import Batch, as_call, device_of, dtype_of, map_tensors
 from bnretrofit.capture import Graph, TensorUse, capture, op_of
 from bnretrofit.comparison import tolerance_for
-from bnretrofit.copies import independent_copy, replace_module, share_copy
+from bnretrofit.copies import independent_copy, replace_modules, share_copy
 from bnretrofit.errors import InputRejectedError, VerificationError
 from bnretrofit.foldable import Foldable, find_folds
 from bnretrofit.identity import identity_channels
@@ -226,11 +226,11 @@ def _folded(model: nn.Module, foldable: Foldable) -> nn.Module:
     norms = [model.get_submodule(found.norm) for found in foldable.plan.folds]
     for name, layer in layers.items():
         _absorb(layer, after.get(name), foldable.before.get(name))
-    for name in {found.layer for found in foldable.plan.folds if found.new_layer}:
-        model = _padded(model, layers[name], foldable.before[name])
-    for norm in norms:
-        model = _without(model, norm)
-    return model
+    gaining = {found.layer for found in foldable.plan.folds if found.new_layer}
+    model = replace_modules(model, {layers[name]: _padded(layers[name], foldable.before[name]) for name in gaining})
+    # Afterwards: what stands beside a norm may have gained a padding.
+    holders = {module.norm: module for module in model.modules() if isinstance(module, Normed)}
+    return replace_modules(model, dict(_without(norm, holders.get(norm)) for norm in norms))
 
 
 def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> None:
@@ -246,13 +246,11 @@ def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> No
         layer._parameters["bias"] = nn.Parameter(new_bias, requires_grad=trainable)
 
 
-def _padded(model: nn.Module, layer: nn.Module, before: Affine) -> nn.Module:
+def _padded(layer: nn.Module, before: Affine) -> nn.Module:
     weight = layer.get_parameter("weight")
-    return replace_module(model, layer, Padded(layer, padding_value(before).to(weight.device, weight.dtype)))
+    return Padded(layer, padding_value(before).to(weight.device, weight.dtype))
 
 
-def _without(model: nn.Module, norm: nn.Module) -> nn.Module:
-    holder = next((module for module in model.modules() if isinstance(module, Normed) and module.norm is norm), None)
-    if holder is not None:
-        return replace_module(model, holder, holder.layer)
-    return replace_module(model, norm, without_norm(norm))
+def _without(norm: nn.Module, holder: Normed | None) -> tuple[nn.Module, nn.Module]:
+    """What goes with a norm, and what stands there then."""
+    return (norm, without_norm(norm)) if holder is None else (holder, holder.layer)

@@ -104,7 +104,5 @@ def _tied(graph: Graph, layer: nn.Module, layer_name: str, tensor: Tensor | None
     for use in graph.uses(tensor):
         if graph.owners[use] != layer_name or op_of(use) not in LAYER_OPS:
             return f"a tensor of '{layer_name}' is also used by {graph.place(use)} ({op_of(use)})"
-    for name, other in graph.model.named_modules():
-        if other is not layer and any(value is tensor for value in other._parameters.values()):
-            return f"a tensor of '{layer_name}' is tied to '{name}'"
-    return None
+    others = (name for name in graph.holders(tensor) if graph.model.get_submodule(name) is not layer)
+    return next((f"a tensor of '{layer_name}' is tied to '{name}'" for name in others), None)

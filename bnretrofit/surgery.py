@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from bnretrofit.batches import Batch, doubled
 from bnretrofit.capture import Graph, capture, op_of, refuse_wrapped
-from bnretrofit.copies import replace_module, share_copy
+from bnretrofit.copies import replace_modules, share_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.layers import kind_of
 from bnretrofit.norms import is_fixed_norm, norm_for
@@ -65,10 +65,11 @@ def place_norms(model: nn.Module, sites: Iterable[Site], norms: Mapping[str, nn.
     Returns:
         The model; a new root if the site is the model itself.
     """
+    standing: dict[nn.Module, nn.Module] = {}
     for site in sites:
         before = model.get_submodule(site.position)
-        model = replace_module(model, before, Normed(before, norms[site.name]))
-    return model
+        standing[before] = Normed(standing.get(before, before), norms[site.name])
+    return replace_modules(model, standing)
 
 
 def record_plan(model: nn.Module, plan: Plan) -> nn.Module:

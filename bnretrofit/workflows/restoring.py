@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bnretrofit.checkpoints import Checkpoint
-from bnretrofit.copies import load_tensors, replace_module
+from bnretrofit.copies import load_tensors, replace_modules
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.layers import kind_of
 from bnretrofit.norms import norm_for, without_norm
@@ -54,26 +54,26 @@ def restructured(model: nn.Module, plan: Plan | None, changes: Changes) -> nn.Mo
         InputRejectedError: The model has no such layers.
     """
     try:
-        for name in changes.identities:
-            norm = model.get_submodule(name)
-            model = replace_module(model, norm, without_norm(norm))
+        norms = map(model.get_submodule, changes.identities)
+        model = replace_modules(model, {norm: without_norm(norm) for norm in norms})
         for name in changes.biases:
             layer = model.get_submodule(name)
             weight, kind = layer.get_parameter("weight"), kind_of(layer)
             channels = 0 if kind is None else kind.channels(layer)
             layer.register_parameter("bias", nn.Parameter(weight.new_zeros(channels)))
-        for name in changes.padded:
-            layer = model.get_submodule(name)
-            value = layer.get_parameter("weight").new_zeros(int(str(layer.in_channels)))
-            model = replace_module(model, layer, Padded(layer, value))
+        model = replace_modules(model, {layer: _padded(layer) for layer in map(model.get_submodule, changes.padded)})
         if plan is not None and plan.twin is None:
-            norms = {
+            made = {
                 site.name: norm_for(site.norm, site.channels, model.get_submodule(site.name)) for site in plan.sites
             }
-            model = place_norms(model, plan.sites, norms)
+            model = place_norms(model, plan.sites, made)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise InputRejectedError("the file's plan does not fit its model", why=str(error)) from error
     return model
+
+
+def _padded(layer: nn.Module) -> nn.Module:
+    return Padded(layer, layer.get_parameter("weight").new_zeros(int(str(layer.in_channels))))
 
 
 def load(model: nn.Module, checkpoint: Checkpoint, name: ModelName) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnretrofit.copies import independent_copy, replace_module, share_copy
+from bnretrofit.copies import independent_copy, replace_module, replace_modules, share_copy
 from bnretrofit.errors import InputRejectedError
 from tests.library.networks import Tied, chain, reparametrised, with_own_norms
 from tests.library.observing import equal_states, observed, part, same, storages
@@ -85,6 +85,26 @@ def test_a_module_is_replaced_at_every_place_where_it_stands() -> None:
 def test_a_root_is_replaced_by_being_returned() -> None:
     layer, new = nn.Linear(2, 2), nn.Identity()
     assert replace_module(layer, layer, new) is new
+
+
+def test_many_are_replaced_at_once() -> None:
+    first, second, empty = nn.Linear(2, 2), nn.Linear(2, 2), nn.Sequential()
+    model = nn.Sequential(first, nn.Sequential(second, first), nn.ReLU())
+    wrapper = nn.Sequential(first)
+    assert replace_modules(model, {first: wrapper, second: empty}) is model
+    assert part(model, "0") is part(model, "1.1") is wrapper
+    assert part(model, "1.0") is empty
+    assert part(wrapper, "0") is first
+
+
+def test_what_is_put_in_may_be_replaced_too() -> None:
+    inner = nn.Linear(2, 2)
+    middle = nn.Sequential(inner)
+    outer = nn.Sequential(middle)
+    model = nn.Sequential(outer, nn.ReLU())
+    replace_modules(model, {outer: middle, middle: inner})
+    assert part(model, "0") is inner
+    assert replace_modules(outer, {outer: middle, middle: inner}) is inner
 
 
 def test_a_wrapper_keeps_what_it_wraps() -> None:
