@@ -1,7 +1,7 @@
 """What batch normalisation is said to do, each claim tried on small VGGs with norms that bnretrofit inserts.
 
     python -m benchmarks.claims                                # all studies, on the bundled digits
-    python -m benchmarks.claims --images cifar10 --jobs 2      # on 5,000 images of CIFAR-10
+    python -m benchmarks.claims --images cifar10 --jobs 2      # on 10,000 images of CIFAR-10
     python -m benchmarks.claims depth speed --seeds 0 1 2 3 4
 
 The studies are those of `bnretrofit study`. A run that is in results/claims_runs.jsonl already is not made again; what
@@ -32,10 +32,10 @@ from bnretrofit.studies.running import DIGITS
 __all__ = ["BUDGETS", "known_runs"]
 
 CACHE = RESULTS / "claims_runs.jsonl"
-MOST, MOST_TO_JUDGE = 5_000, 1_000
+MOST, MOST_TO_JUDGE = 10_000, 1_000
 """Images of CIFAR-10."""
 
-BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", MOST, MOST_TO_JUDGE, steps=200, batch_size=64, looks=8)}
+BUDGETS = {"digits": DIGITS, "cifar10": Budget("cifar10", MOST, MOST_TO_JUDGE, steps=400, batch_size=64, looks=10)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,12 +63,13 @@ def main(arguments: Sequence[str]) -> None:
     chosen = [STUDIES[name] for name in options.studies or STUDIES]
     with unpacked(SUBJECTS["cifar10_vgg16"], options.folder if options.images == "cifar10" else Path()) as folder:
         images = images_named(options.images, folder)
-        wanted = [recipe for study in chosen for recipe in study.recipes(budget, seeds)]
+        lasting = {study.name: study.lasting(budget) for study in chosen}
+        wanted = [recipe for study in chosen for recipe in study.recipes(lasting[study.name], seeds)]
         outcomes = all_outcomes(wanted, options.images, folder, options.jobs)
         for study in chosen:
-            finding = study.find(study, Results(budget, seeds, outcomes, images))
+            finding = study.find(study, Results(lasting[study.name], seeds, outcomes, images))
             print(f"{study.name}: {'yes' if finding.held else 'no'}. {finding.answer}", flush=True)
-            runs = {"seeds": seeds, "steps": budget.steps} if study.uses == "runs" else {}
+            runs = {"seeds": seeds, "steps": lasting[study.name].steps} if study.uses == "runs" else {}
             name = "bundled" if study.uses == "nothing" else options.images
             record("claims", told, {"images": name, **runs, "made": made_with(), "finding": finding.to_json()})
 

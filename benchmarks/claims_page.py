@@ -21,7 +21,7 @@ FOUND = RESULTS / "claims.jsonl"
 TITLES = {
     "bundled": "the bundled network and its digits",
     "digits": "the bundled digits (200 images to learn from, 360 to judge with)",
-    "cifar10": "CIFAR-10 (5,000 and 1,000)",
+    "cifar10": "CIFAR-10 (10,000 and 1,000)",
 }
 
 BEGINNING = """\

@@ -16,6 +16,10 @@ FEW_RATES = (0.003, 0.03)
 without norms, and the best one with norms."""
 
 
+def _as_usual(budget: Budget) -> Budget:
+    return budget
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """A claim, and how it is tried.
@@ -26,6 +30,7 @@ class Study:
         method: What is measured, and when the claim holds, in sentences.
         recipes: Budget and seeds -> its runs; none where it measures something else than runs.
         find: What follows from them.
+        lasting: How long its runs last, of what is usual or asked for.
         uses: "runs": images, seeds and steps are those that are asked for; "images": only the images are; "nothing": it
             has a network and images of its own.
     """
@@ -35,6 +40,7 @@ class Study:
     method: str
     recipes: Callable[[Budget, Sequence[int]], list[Recipe]]
     find: Callable[["Study", Results], Finding]
+    lasting: Callable[[Budget], Budget] = _as_usual
     uses: str = "runs"
 
     def found(

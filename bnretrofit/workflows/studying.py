@@ -91,6 +91,7 @@ def study_claim(name: str, choice: StudyChoice) -> Studied:
     study = STUDIES[name]
     _check(study, choice)
     images, budget = _images_and_budget(choice)
+    budget = study.lasting(budget)
     budget = budget if choice.steps is None else replace(budget, steps=choice.steps)
     seeds = SEEDS if choice.seeds is None else choice.seeds
     return Studied(study, budget, seeds, run_study(study, images, budget, range(seeds)))

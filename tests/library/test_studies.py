@@ -176,6 +176,17 @@ def test_a_step_has_all_its_images_however_many_share_their_statistics(share: in
     assert [len(part) for part in parts] == (sizes if share != 7 else [*sizes[:-1], 8])
 
 
+def test_small_batches_are_parts_of_large_steps_where_there_are_images_enough() -> None:
+    study, usual = STUDIES["small-batches"], Budget("some", 2560, 100, steps=400, batch_size=64)
+    lasting = study.lasting(usual)
+    assert (lasting.batch_size, lasting.steps) == (256, 100)
+    assert {recipe.share for recipe in study.recipes(lasting, [0])} == {None, 2, 4, 8, 16, 32, 64, 128}
+    few = replace(usual, learnt=2559)
+    assert study.lasting(few) == few
+    assert {recipe.share for recipe in study.recipes(few, [0])} == {None, 2, 4, 8, 16, 32}
+    assert study.lasting(replace(usual, steps=1)).steps == 1
+
+
 def test_some_of_the_images_are_of_all_classes() -> None:
     labels = some_of(bundled_digits().train, 30)[1]
     assert len(labels) == 30

@@ -10,7 +10,18 @@ from bnretrofit.studies.study import FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
 
-SHARES = (2, 4, 8, 16, 32)
+SHARES = (2, 4, 8, 16, 32, 64, 128)
+
+LARGE, OF_AN_EPOCH = 256, 10
+"""Images of a step, and how many such steps an epoch must have."""
+
+
+def large_steps(budget: Budget) -> Budget:
+    """As many images in all, in larger steps where there are enough for that."""
+    if budget.learnt < OF_AN_EPOCH * LARGE:
+        return budget
+    steps = max(1, budget.steps * budget.batch_size // LARGE)
+    return replace(budget, batch_size=LARGE, steps=steps, looks=min(budget.looks, steps))
 
 
 def recipes(budget: Budget, seeds: Sequence[int]) -> list[Recipe]:
@@ -33,7 +44,7 @@ def find(study: Study, results: Results) -> Finding:
     answer = (
         f"With statistics of {shares[0]} images the accuracy is {percent(smallest.spread)} %, with those of all "
         f"{budget.batch_size} of a step {percent(whole.spread)} %, with frozen ones {percent(frozen.spread)} %, "
-        f"without norms {percent(plain.spread)} %."
+        f"without norms {percent(plain.spread)} %, after {budget.steps} steps."
     )
     named = [
         *((f"batch statistics of {share} images", best) for share, best in by_share.items()),
@@ -60,10 +71,12 @@ def _line(label: str, places: tuple[float, ...], y: Sequence[Spread]) -> Series:
 STUDY = Study(
     "small-batches",
     "lose by small batches",
-    "Every step has the same images; fewer and fewer of them share their statistics, as on ranks with a few images "
-    "each, and the running statistics are those of the step. Synchronised statistics are those of all images of the "
-    "step, so they are the last line of the batch statistics; frozen ones stay those that the norms were inserted "
-    "with. The claim holds if the accuracy with the smallest batches is lower than with the whole step's.",
+    "Every step has the same images, 256 where there are enough to learn from; fewer and fewer of them share their "
+    "statistics, as on ranks with a few images each, and the running statistics are those of the step. Synchronised "
+    "statistics are those of all images of the step, so they are the last line of the batch statistics; frozen ones "
+    "stay those that the norms were inserted with. The claim holds if the accuracy with the smallest batches is lower "
+    "than with the whole step's.",
     recipes,
     find,
+    lasting=large_steps,
 )
