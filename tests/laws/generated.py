@@ -17,6 +17,9 @@ CONVS: dict[str, tuple[Any, Any, Any]] = {
 }
 ACTIVATIONS = {"in place": nn.ReLU(inplace=True), "relu": nn.ReLU(), "gelu": nn.GELU(), "none": nn.Identity()}
 
+SIZES = {"1d": (4, 9), "2d": (4, 8, 9), "3d": (4, 7, 8, 7), "flat": (4,), "tokens": (5, 4), "maps": (2, 3, 4)}
+"""Of one input, by kind of network."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -56,8 +59,21 @@ class Network:
     def draw(self, samples: int, seed: int = 0) -> Tensor:
         """An input."""
         generator = torch.Generator().manual_seed(self.seed + 1000 * seed + samples)
-        sizes = {"1d": (4, 9), "2d": (4, 8, 9), "3d": (4, 7, 8, 7), "flat": (4,), "tokens": (5, 4), "maps": (2, 3, 4)}
-        return torch.randn(samples, *sizes[self.kind], generator=generator)
+        return torch.randn(samples, *SIZES[self.kind], generator=generator)
+
+    def fits(self) -> bool:
+        """Whether its inputs are large enough for what its layers and poolings take away."""
+        size = min(SIZES[self.kind][1:], default=1)
+        for block in self.blocks if self.kind in CONVS else ():
+            if block.padding == "reflect" and size < block.kernel:
+                return False
+            if block.padding == "none" and block.form in ("chain", "branches"):
+                size += (block.kernel - 1) * (1 if block.transposed else -1)
+            if block.form == "chain" and block.pool != "none":
+                size -= 1
+            if size < 1:
+                return False
+        return True
 
 
 class Step(nn.Module):
@@ -156,4 +172,5 @@ def networks(*, norms: bool) -> st.SearchStrategy[Network]:
         pool=st.sampled_from(["none", "Avg", "Max"]),
     )
     kinds = st.sampled_from(["1d", "2d", "3d", "flat", "tokens", "maps"])
-    return st.builds(Network, kinds, st.lists(block, min_size=1, max_size=3).map(tuple), st.integers(0, 2**16))
+    drawn = st.builds(Network, kinds, st.lists(block, min_size=1, max_size=3).map(tuple), st.integers(0, 2**16))
+    return drawn.filter(Network.fits)
