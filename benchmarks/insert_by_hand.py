@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from benchmarks.insert_contenders import Inserted, held, run
 
-__all__ = ["NoPlaceError", "hooked", "insert_as_notebook", "insert_by_hand", "variance"]
+__all__ = [
+    "NoPlaceError",
+    "behind",
+    "deviation",
+    "hooked",
+    "insert_as_notebook",
+    "insert_by_hand",
+    "layers_of",
+    "variance",
+]
 
 
 class NoPlaceError(Exception):
@@ -59,15 +68,21 @@ def normed(
 ) -> Inserted:
     """Put a norm behind each of the modules. Changes its argument."""
     for name, (mean, var) in averages(result, places, batches).items():
-        module = result.get_submodule(name)
-        norm = (nn.BatchNorm2d if isinstance(module, nn.Conv2d) else nn.BatchNorm1d)(len(mean)).eval()
+        norm = behind(result, name, len(mean))
         norm.get_buffer("running_mean").copy_(mean)
         norm.get_buffer("running_var").copy_(var)
         with torch.no_grad():
-            norm.weight.copy_(gamma(norm))
-            norm.bias.copy_(mean)
-        result.set_submodule(name, nn.Sequential(module, norm))
+            norm.get_parameter("weight").copy_(gamma(norm))
+            norm.get_parameter("bias").copy_(mean)
     return Inserted(result, {name: held(result.get_submodule(f"{name}.1")) for name in places})
+
+
+def behind(network: nn.Module, name: str, channels: int) -> nn.Module:
+    """Put a norm behind a module, and return it."""
+    module = network.get_submodule(name)
+    norm = (nn.BatchNorm2d if isinstance(module, nn.Conv2d) else nn.BatchNorm1d)(channels).eval()
+    network.set_submodule(name, nn.Sequential(module, norm))
+    return norm
 
 
 def averages(network: nn.Module, places: list[str], batches: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -4,12 +4,14 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.insert_by_hand import NoPlaceError, hooked, insert_as_notebook, insert_by_hand, variance
+from benchmarks.insert_by_update import insert_by_updating, update_by_fvcore, update_by_torch, updating
 from benchmarks.insert_contenders import Inserted, calibration, insert_by_tinynn, insert_ours, run
 from benchmarks.insert_errors import changed, statistics_error
 from benchmarks.insert_networks import Images
@@ -41,6 +43,12 @@ CONTENDERS = {
     "by hand": Contender(insert_by_hand, statistics=hooked),
     "by hand, gamma = variance": Contender(lambda network, batches: insert_by_hand(network, batches, variance)),
     "fastai's notebook": Contender(insert_as_notebook),
+    "torch update_bn": Contender(
+        partial(insert_by_updating, update=update_by_torch), statistics=partial(updating, update=update_by_torch)
+    ),
+    "fvcore update_bn_stats": Contender(
+        partial(insert_by_updating, update=update_by_fvcore), statistics=partial(updating, update=update_by_fvcore)
+    ),
     "TinyNN": Contender(insert_by_tinynn),
     "onnxsim, default": Contender(recover_default, exported),
     "onnxsim, target_model": Contender(recover_matched, exported),

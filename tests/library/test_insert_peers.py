@@ -8,6 +8,7 @@ from benchmarks import insert_measuring
 from benchmarks.fold_networks import CASES
 from benchmarks.fold_peers import TOOLS, outcome_of
 from benchmarks.insert_by_hand import NoPlaceError, insert_as_notebook, insert_by_hand, variance
+from benchmarks.insert_by_update import Updating, insert_by_updating, update_by_fvcore, update_by_torch
 from benchmarks.insert_contenders import Inserted, insert_ours
 from benchmarks.insert_errors import Change, changed, output_error, statistics_error
 from benchmarks.insert_measuring import CONTENDERS, OURS, Contender, measured
@@ -76,6 +77,23 @@ def test_statistics_that_are_off_show(network: nn.Module, images: Images) -> Non
     assert found["mean_max"] == pytest.approx(0.02, rel=1e-2)
     # By hand, variances are averages over batches, the last of them smaller.
     assert statistics_error(network, insert_by_hand(network, images.train), images.train)["var_max"] > 1e-3
+
+
+# fvcore uses what torch means to give up.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("update", [update_by_torch, update_by_fvcore])
+def test_statistics_of_training_mode_are_of_another_network(
+    network: nn.Module, images: Images, update: Updating
+) -> None:
+    if update is update_by_fvcore:
+        pytest.importorskip("fvcore")
+    inserted = insert_by_updating(network, images.train, update)
+    assert list(inserted.statistics) == ["0", "2", "5", "7"]
+    # An identity but for rounding, whatever the statistics; only the first layer's are those of the network itself.
+    assert (change(network, inserted, images).error or 1) < 1e-5
+    assert statistics_error(network, inserted, images.train)["mean_max"] > 0.1
+    first = Inserted(inserted.network, {"0": inserted.statistics["0"]}, inserted.population)
+    assert statistics_error(network, first, images.train)["mean_max"] < 0.1
 
 
 def test_outputs_that_are_not_finite_are_no_small_error() -> None:
