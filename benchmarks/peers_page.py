@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import fold_costs
 from benchmarks.finetune_page import markdown
 from benchmarks.insert_peers import HEAD, row
 from benchmarks.measuring import RESULTS
@@ -19,9 +20,9 @@ BEGINNING = """\
 # Beside other tools
 
 Written by `python -m benchmarks.tables` from the newest line each of `benchmarks/results/insert_peers.jsonl`,
-`calibration.jsonl` and `fold_peers.jsonl`. What the contenders do, and how each figure is taken, is in
-[benchmarks/README.md](../benchmarks/README.md). The peers come with the extra `[bench]`; one that is not installed is
-said to be missing."""
+`calibration.jsonl`, `fold_peers.jsonl` and `fold_costs.jsonl`. What the contenders do, and how each figure is taken, is
+in [benchmarks/README.md](../benchmarks/README.md). The peers come with the extra `[bench]`; one that is not installed
+is said to be missing."""
 
 VERDICTS = {
     "exact": "no norm left, off by rounding",
@@ -32,9 +33,12 @@ VERDICTS = {
 }
 
 
+RECORDS = ("insert_peers", "calibration", "fold_peers", "fold_costs")
+
+
 def write_page() -> None:
     """Write the page."""
-    PAGE.write_text(page(newest("insert_peers"), newest("calibration"), newest("fold_peers")))
+    PAGE.write_text(page(*map(newest, RECORDS)))
     print(f"written: docs/{PAGE.name}")
 
 
@@ -45,13 +49,16 @@ def newest(name: str) -> Record | None:
     return json.loads(lines[-1]) if lines else None
 
 
-def page(inserted: Record | None, calibrated: Record | None, folded: Record | None) -> str:
+def page(
+    inserted: Record | None, calibrated: Record | None, folded: Record | None, fold_cost: Record | None = None
+) -> str:
     """The page's text; a task that was not measured is left out."""
     parts = [BEGINNING]
     for record, title, section in (
         (inserted, "Putting norms in without changing anything", insertion),
         (calibrated, "Measuring statistics", statistics),
         (folded, "Folding the networks that break folding tools", folding),
+        (fold_cost, "What folding ordinary networks costs", costs),
     ):
         if record is not None:
             parts += [f"## {title}", *section(record), origin(record)]
@@ -103,6 +110,15 @@ def folding(record: Record) -> list[str]:
     cases = list(dict.fromkeys(outcome["case"] for outcome in outcomes))
     rows = [[case, *(_cell(by_case[case, tool]) for tool in tools)] for case in cases]
     return [markdown(head, totals), markdown(["network", *tools], rows)]
+
+
+def costs(record: Record) -> list[str]:
+    """A table for each network."""
+    parts = []
+    for network, tools in record["networks"].items():
+        rows = [[str(cell) for cell in fold_costs.row(name, figures)] for name, figures in tools.items()]
+        parts += [f"### {network}", markdown(list(fold_costs.HEAD), rows)]
+    return parts
 
 
 def _cell(outcome: Record) -> str:

@@ -1,11 +1,13 @@
 """The networks that break folding tools: ours is right or refuses, and the benchmark that says so can tell."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import fold_costs
 from benchmarks.fold_networks import CASES, Case
 from benchmarks.fold_peers import OURS, TOOLS, outcome_of
 from bnretrofit import RetrofitError
@@ -80,3 +82,15 @@ def test_the_verdict_is_of_what_was_computed(
     monkeypatch.setitem(TOOLS, "planted", tool)
     outcome = outcome_of(CONV, "planted")
     assert (outcome.verdict, outcome.sound) == (verdict, sound)
+
+
+def test_the_cost_of_folding_is_of_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = partial(CONV.network), CONV.inputs()
+    found = fold_costs.measured(network, inputs, OURS, 2)
+    assert (found["norms"], found["left"], found["sound"]) == (1, 0, True)
+    assert len(found["seconds"]) == len(found["forward_seconds"]) == 2
+    monkeypatch.setitem(fold_costs.CONTENDERS, "planted", dropping)
+    assert not fold_costs.measured(network, inputs, "planted", 1)["sound"]
+    monkeypatch.setitem(fold_costs.CONTENDERS, "planted", failing)
+    said = fold_costs.measured(network, inputs, "planted", 1)
+    assert str(fold_costs.row("planted", said)[1]).startswith("raised ValueError")

@@ -40,6 +40,21 @@ def test_verdicts_are_counted_by_tool() -> None:
     assert "TinyNeuralNetwork" not in page
 
 
+def test_costs_of_folding_are_the_quickest_rounds() -> None:
+    figures = {
+        "error": 1e-6,
+        "norms": 13,
+        "left": 0,
+        "forward_seconds": [[0.5, 0.75], [0.25, 0.5]],
+        "seconds": [[2.0, 4.0], [3.0, 3.0]],
+        "peak_mib": 7,
+    }
+    tools = {"a tool": figures, "another": {"said": "not installed (another: no module)"}}
+    page = peers_page.page(None, None, None, MADE | {"networks": {"a network": tools}})
+    assert "| a tool | 0 of 13 | 1.0e-06 | 2.00 | 3.00 | 6.0 | 7 |" in page
+    assert "| another | not installed |" in page
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     assert "## " not in peers_page.page(None, None, None)
     assert peers_page.page(None, None, FOLDED).count("\n## ") == 1
@@ -53,5 +68,4 @@ def test_the_newest_line_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_page_in_the_project_is_that_of_its_results() -> None:
-    lines = [peers_page.newest(name) for name in ("insert_peers", "calibration", "fold_peers")]
-    assert peers_page.PAGE.read_text() == peers_page.page(*lines)
+    assert peers_page.PAGE.read_text() == peers_page.page(*map(peers_page.newest, peers_page.RECORDS))
