@@ -47,23 +47,38 @@ class _ChannelsLastSyncBatchNorm(nn.SyncBatchNorm):
 
 
 @contextmanager
-def synchronised(norms: dict[str, nn.Module]) -> Iterator[None]:
+def synchronised(norms: dict[str, nn.Module]) -> Iterator[list[str]]:
     """While it lasts, batch statistics are those of the batches of all GPUs.
 
     The modules stay the same objects, of another class: no key and no reference to them changes.
+
+    Yields:
+        The names of those that keep to the batch of their own GPU: there is no synchronised class of theirs.
     """
-    before = {name: type(norm) for name, norm in norms.items()}
+    single = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.SyncBatchNorm)}
+    before = {name: type(norm) for name, norm in single.items()}
+    known = {name: found for name, kind in before.items() if (found := _synchronised_class(kind)) is not None}
     try:
-        for norm in norms.values():
-            if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-                _become(norm, nn.SyncBatchNorm)
-            elif type(norm) is ChannelsLastBatchNorm1d:
-                _become(norm, _ChannelsLastSyncBatchNorm)
-        yield
+        for name, kind in known.items():
+            _become(single[name], kind)
+        yield [name for name in single if name not in known]
     finally:
-        for name, norm in norms.items():
-            norm.__class__ = before[name]
-            norm.__dict__.pop("process_group", None)
+        for name in known:
+            single[name].__class__ = before[name]
+            single[name].__dict__.pop("process_group", None)
+
+
+def _synchronised_class(kind: type[nn.Module]) -> type[nn.Module] | None:
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return nn.SyncBatchNorm
+    if kind is ChannelsLastBatchNorm1d:
+        return _ChannelsLastSyncBatchNorm
+    if kind.__name__ == "BatchNormAct2d":
+        from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
+
+        # It takes dropout and activation from the attributes of the one that it is made of.
+        return SyncBatchNormAct if kind is BatchNormAct2d else None
+    return None
 
 
 def _become(norm: Any, kind: type[nn.Module]) -> None:

@@ -82,7 +82,9 @@ def prepared(
             for left in stack.enter_context(frozen_statistics(model, images[:1])).leaves:
                 tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
         elif ranks > 1:
-            stack.enter_context(synchronised(norms))
+            for name in stack.enter_context(synchronised(norms)):
+                kind = type(norms[name]).__name__
+                tell(f"'{name}' uses the statistics of its own GPU's batch: no synchronised {kind} is known")
         yield Prepared(trained, average, classes, batch)
 
 
