@@ -46,8 +46,8 @@ def calibrate(
 
     Raises:
         InputRejectedError: The plan does not fit the model, there is no batch, the model does not take one, or an
-            activation is not finite; or another rank has failed.
-        ResourceError: Not even one sample fits in memory.
+            activation is not finite; or another rank has failed so, or in a way that nobody foresaw.
+        ResourceError: Not even one sample fits in memory, here or on another rank.
         UsageError: There is no process group to measure across.
     """
     measure = partial(_measured, model, plan, batches)

@@ -1,14 +1,28 @@
 """Moments that each rank has measured on its share of the samples -> those of all samples, on every rank."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 
-from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.errors import InputRejectedError, RetrofitError, UsageError
 from bnretrofit.moments import PassMoments
 
 __all__ = ["measured_together"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What another rank is told: exceptions of others may not survive being sent."""
+
+    kind: type[RetrofitError]
+    said: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "_Failure":
+        kind = type(error) if isinstance(error, RetrofitError) else InputRejectedError
+        return cls(kind, f"{type(error).__name__}: {error}")
 
 
 def measured_together(measure: Callable[[], PassMoments]) -> PassMoments:
@@ -22,7 +36,8 @@ def measured_together(measure: Callable[[], PassMoments]) -> PassMoments:
 
     Raises:
         UsageError: There is no process group.
-        InputRejectedError: Another rank has failed; the others would wait for it forever.
+        RetrofitError: Another rank has failed, for which the others would wait forever: of the same kind as there, an
+            InputRejectedError where that was none of this package's.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise UsageError(
@@ -37,12 +52,12 @@ def measured_together(measure: Callable[[], PassMoments]) -> PassMoments:
     except Exception as error:  # noqa: BLE001 - raised again below, once the other ranks know of it
         failure = error
     told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, mine if failure is None else f"{type(failure).__name__}: {failure}")
+    dist.all_gather_object(told, mine if failure is None else _Failure.of(failure))
     if failure is not None:
         raise failure
     for rank, found in enumerate(told):
-        if isinstance(found, str):
-            raise InputRejectedError(f"rank {rank} could not measure its share", why=found)
+        if isinstance(found, _Failure):
+            raise found.kind(f"rank {rank} could not measure its share", why=found.said)
     together = PassMoments()
     # In the order of the ranks, so that all come to the same bits.
     for found in told:

@@ -1,7 +1,7 @@
 """Statistics that several processes measure together, each on its own share of the samples."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import bnretrofit
-from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
 
 RANKS = 2
 BOUND = 1e-12
@@ -48,6 +48,22 @@ def failing(rank: int, place: Path) -> None:
     try:
         bnretrofit.calibrate(model, plan, [mine], across_ranks=True)
     except InputRejectedError as error:
+        (place / f"{rank}.txt").write_text(str(error))
+
+
+def exhausted(rank: int, place: Path) -> None:
+    """The second process has no memory."""
+    model = network()
+    plan = bnretrofit.make_plan(model, samples()[0])
+
+    def batches() -> Iterator[Tensor]:
+        yield samples()[0]
+        if rank:
+            raise ResourceError("no memory is left")
+
+    try:
+        bnretrofit.calibrate(model, plan, batches(), across_ranks=True)
+    except ResourceError as error:
         (place / f"{rank}.txt").write_text(str(error))
 
 
@@ -96,6 +112,12 @@ def test_a_rank_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) -> 
     together(failing, tmp_path)
     assert "rank 1 could not measure its share" in (tmp_path / "0.txt").read_text()
     assert "does not take the batch" in (tmp_path / "1.txt").read_text()
+
+
+def test_a_rank_without_memory_ends_the_others_for_the_same_reason(tmp_path: Path) -> None:
+    together(exhausted, tmp_path)
+    assert "rank 1 could not measure its share: ResourceError: no memory" in (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "1.txt").read_text() == "no memory is left"
 
 
 def test_without_ranks_there_is_nothing_to_join() -> None:
