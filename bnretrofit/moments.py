@@ -1,29 +1,23 @@
 """Mean and variance per channel, gathered so that no way of batching the samples can change them.
 
-Each sample gives its own mean and variance per channel (two passes, summed in float64); samples are then joined through
-the sums of x and x^2, carried as unevaluated pairs of float64: about 106 bits, so that, while the squared mean is below
-10^14 variances, the subtraction E[x^2] - E[x]^2 and the order of the additions leave no trace in the float64 result.
+Each sample gives its own mean and variance per channel (`sample_moments`); samples are then joined through the sums of
+x and x^2, carried as unevaluated pairs of float64: about 106 bits, so that, while the squared mean is below 10^14
+variances, the subtraction E[x^2] - E[x]^2 and the order of the additions leave no trace in the float64 result.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bnretrofit import pairs
+from bnretrofit.sample_moments import sample_moments
 
-__all__ = ["ChannelStats", "Moments", "PassMoments", "sample_moments"]
+__all__ = ["ChannelStats", "Moments", "PassMoments"]
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements converted to float64 at a time: 8 MB, which the last-level cache of most processors holds."""
-
-SMALL_SAMPLE, SMALL_SAMPLE_CHANNELS_LAST = 1 << 16, 1 << 13
-"""Elements up to which samples are reduced together: a call for each costs more than converting and rearranging all. In
-channels_last on a processor rearranging costs the more, up to fifteen times the calls (64 samples of 16 x 32 x 32)."""
-
-ILL_CONDITIONED = 1e-5
-"""Below this ratio of variance to squared mean the float32-rounded mean of torch's kernel would cost more than 1e-9 of
-the variance (its square error is (2^-24 mean)^2), so such channels are reduced again in float64."""
+JOINED_ELEMENTS = 1 << 15
+"""Means and variances of samples that are joined at a time; a dozen tensors of as many float64 come of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +57,21 @@ class Moments:
             mean: (samples, C), float64.
             var: (samples, C), float64, biased.
         """
-        zero = torch.zeros_like(mean)
-        square = pairs.add(pairs.two_product(mean, mean), (var, zero))
-        # Both sums at once, and what is common to their terms last: each operation on small tensors costs its call.
-        terms = torch.cat([mean, square[0]], dim=1), torch.cat([zero, square[1]], dim=1)
-        high, low = pairs.total(terms)
-        sums = pairs.product((high, low), (torch.full_like(high, float(count)), torch.zeros_like(low)))
-        total, squares = zip(*(half.chunk(2) for half in sums), strict=True)
-        self.total = pairs.add(self.total, total)
-        self.squares = pairs.add(self.squares, squares)
-        self.count += count * mean.shape[0]
+        self.add_sums(count, mean.shape[0], *_sums(mean, var))
+
+    def add_sums(self, count: int, samples: int, means: pairs.Pair, squares: pairs.Pair) -> None:
+        """Add samples, given by their sums.
+
+        Args:
+            count: Elements per sample and channel.
+            samples: How many there are.
+            means: (C,) each: the sum of their means.
+            squares: The same of their mean squares.
+        """
+        weight = torch.full_like(means[0], float(count)), torch.zeros_like(means[0])
+        self.total = pairs.add(self.total, pairs.product(means, weight))
+        self.squares = pairs.add(self.squares, pairs.product(squares, weight))
+        self.count += count * samples
 
     def merge(self, other: "Moments") -> None:
         """Add what `other` has gathered, from another part of the samples."""
@@ -92,6 +91,16 @@ class Moments:
         return ChannelStats(self.count, mean_pair[0].clone(), var)
 
 
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A layer's name, and what `sample_moments` gives."""
+
+    name: str
+    count: int
+    mean: Tensor
+    var: Tensor
+
+
 class PassMoments:
     """Moments of many layers, to which each forward pass adds whole or not at all.
 
@@ -103,16 +112,23 @@ class PassMoments:
 
     def __init__(self) -> None:
         self.layers: dict[str, Moments] = {}
-        self._staged: list[tuple[str, int, Tensor, Tensor]] = []
+        self._staged: list[_Staged] = []
 
     def stage(self, name: str, activation: Tensor, channel_dim: int) -> None:
         """Reduce a layer's activation, to be added once the pass has gone through."""
-        self._staged.append((name, *sample_moments(activation, channel_dim)))
+        self._staged.append(_Staged(name, *sample_moments(activation, channel_dim)))
 
     def commit(self) -> None:
         """Add what was staged: the pass has gone through."""
-        for name, count, mean, var in self._staged:
-            self.layers.setdefault(name, Moments(mean.shape[1])).add_samples(count, mean, var)
+        # Layers side by side: on small tensors an operation costs its call, whatever their size.
+        for layers in _of_a_size(self._staged):
+            mean, var = (torch.cat([getattr(each, what) for each in layers], dim=1) for what in ("mean", "var"))
+            means, squares = _sums(mean, var)
+            widths = [each.mean.shape[1] for each in layers]
+            parts = zip(*(part.split(widths) for part in (*means, *squares)), strict=True)
+            for each, (total, low, square, square_low) in zip(layers, parts, strict=True):
+                moments = self.layers.setdefault(each.name, Moments(each.mean.shape[1]))
+                moments.add_sums(each.count, len(each.mean), (total, low), (square, square_low))
         self._staged.clear()
 
     def discard(self) -> None:
@@ -129,75 +145,24 @@ class PassMoments:
         return {name: gathered.stats() for name, gathered in self.layers.items()}
 
 
-def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, Tensor]:
-    """Moments of each sample of a batch, in float64 or as exactly.
-
-    A sample's result depends on that sample alone: the same kernel runs over the same elements whatever the batch.
-
-    Args:
-        activation: (N, C, *S) with channel_dim 1, or (N, *S, C) with channel_dim -1; any real floating dtype.
-        channel_dim: 1 or -1.
-
-    Returns:
-        Elements per sample and channel; means (N, C) and biased variances (N, C), float64, on the CPU.
-    """
-    samples, channels = activation.shape[0], activation.shape[channel_dim]
-    count = activation.numel() // max(samples * channels, 1)
-    if count == 1:
-        # A copy of what is float64 already: the next layer may overwrite it before it is added.
-        mean = activation.reshape(samples, channels).to(torch.float64, copy=True)
-        return 1, mean.cpu(), torch.zeros_like(mean).cpu()
-    last = activation if channel_dim == -1 else activation.movedim(1, -1)
-    in_order = last.is_contiguous()
-    calls_are_cheap = in_order and activation.device.type == "cpu"
-    # Chosen by the sample's size, not the batch's: each way of reducing rounds in its own order.
-    if count * channels <= (SMALL_SAMPLE_CHANNELS_LAST if calls_are_cheap else SMALL_SAMPLE):
-        # Rearranged first: float64 has twice the bytes to move.
-        rows = last.movedim(-1, 1).contiguous().double().view(samples * channels, count)
-        mean, var = _channels_first(rows)
-    elif in_order:
-        mean, var = _channels_last(last.reshape(samples, count, channels))
-    else:
-        rows = last.movedim(-1, 1).contiguous().view(samples * channels, count)
-        mean, var = _channels_first(rows)
-    return count, mean.view(samples, channels).cpu(), var.view(samples, channels).cpu()
+def _of_a_size(staged: list[_Staged]) -> Iterator[list[_Staged]]:
+    """Layers in order, in runs that have as many samples, of no more elements than the cache holds."""
+    run: list[_Staged] = []
+    elements = 0
+    for each in staged:
+        if run and (len(each.mean) != len(run[0].mean) or elements + each.mean.numel() > JOINED_ELEMENTS):
+            yield run
+            run, elements = [], 0
+        run.append(each)
+        elements += each.mean.numel()
+    if run:
+        yield run
 
 
-def _channels_first(rows: Tensor) -> tuple[Tensor, Tensor]:
-    # One row per sample and channel. torch's update kernel sums float32 in float64, and rounds the results to float32.
-    if rows.dtype not in (torch.float32, torch.float64):
-        rows = rows.float()
-    mean, var = (value.double() for value in torch.batch_norm_update_stats(rows.unsqueeze(0), None, None, 0.0))
-    poor = (var < ILL_CONDITIONED * mean.square()).nonzero()[:, 0]
-    if len(poor) and rows.dtype != torch.float64:
-        for part in poor.split(max(1, BLOCK_ELEMENTS // rows.shape[1])):
-            mean[part], var[part] = torch.batch_norm_update_stats(rows[part].double().unsqueeze(0), None, None, 0.0)
-    return mean, var
-
-
-def _channels_last(samples: Tensor) -> tuple[Tensor, Tensor]:
-    # In this layout the kernel sums in the input's own dtype, so blocks that fit the cache are converted first.
-    _, count, channels = samples.shape
-    length = min(count, max(2, BLOCK_ELEMENTS // channels))
-    # One buffer for all blocks: fresh memory of that size costs as much as the conversion.
-    buffer = torch.empty(length, channels, dtype=torch.float64, device=samples.device)
-    results = []
-    for sample in samples:
-        moments = [(len(part), *_block_moments(buffer[: len(part)].copy_(part))) for part in sample.split(length)]
-        results.append(moments[0][1:] if len(moments) == 1 else _joined(moments, count))
-    return torch.stack([mean for mean, _ in results]), torch.stack([var for _, var in results])
-
-
-def _block_moments(block: Tensor) -> tuple[Tensor, Tensor]:
-    if len(block) == 1:
-        return block[0].clone(), torch.zeros_like(block[0])
-    mean, var = torch.batch_norm_update_stats(block, None, None, 0.0)
-    return mean, var
-
-
-def _joined(moments: list[tuple[int, Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
-    # Chan, Golub and LeVeque 1983: the spread within the blocks plus the spread of their means.
-    weights = torch.tensor([part[0] / count for part in moments], dtype=torch.float64, device=moments[0][1].device)
-    means, variances = torch.stack([part[1] for part in moments]), torch.stack([part[2] for part in moments])
-    mean = (weights[:, None] * means).sum(0)
-    return mean, (weights[:, None] * (variances + (means - mean).square())).sum(0)
+def _sums(mean: Tensor, var: Tensor) -> tuple[pairs.Pair, pairs.Pair]:
+    """Sums over the first dimension of the means, and of the mean squares var + mean^2."""
+    zero = torch.zeros_like(mean)
+    square = pairs.add(pairs.two_product(mean, mean), (var, zero))
+    high, low = pairs.total((torch.cat([mean, square[0]], dim=1), torch.cat([zero, square[1]], dim=1)))
+    (means, squares), (means_low, squares_low) = high.chunk(2), low.chunk(2)
+    return (means, means_low), (squares, squares_low)

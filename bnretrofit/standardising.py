@@ -20,9 +20,10 @@ from bnretrofit.batches import Batch, as_call, device_of, map_tensors, sample_co
 from bnretrofit.copies import share_copy
 from bnretrofit.insertion import insert_blank
 from bnretrofit.memory import is_out_of_memory
-from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit.moments import ChannelStats, Moments
 from bnretrofit.norms import ChannelsLastBatchNorm1d
 from bnretrofit.recalibration import SETTLED, Batches, held_statistics, moved, set_statistics
+from bnretrofit.sample_moments import sample_moments
 from bnretrofit.sites import Plan
 
 __all__ = ["standardize"]

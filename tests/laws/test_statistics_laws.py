@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bnretrofit import ChannelStats
-from bnretrofit.moments import Moments, sample_moments
+from bnretrofit.moments import Moments
+from bnretrofit.sample_moments import sample_moments
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from bnretrofit import moments
-from bnretrofit.moments import ChannelStats, Moments, sample_moments
+from bnretrofit import sample_moments as reduction
+from bnretrofit.moments import ChannelStats, Moments, PassMoments
+from bnretrofit.sample_moments import sample_moments
 
 
 def laid_out(layout: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, int]:
@@ -22,6 +24,14 @@ def laid_out(layout: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, i
 LAYOUTS = ("contiguous", "channels_last", "strided", "tokens")
 
 
+@pytest.fixture(params=["together", "one by one"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small samples are reduced together, large ones one by one; here all of them are taken for small, or for large."""
+    for name in ("SMALL_SAMPLE", "SMALL_SAMPLE_CHANNELS_LAST"):
+        monkeypatch.setattr(reduction, name, 1 << 16 if request.param == "together" else 0)
+
+
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_sample_has_its_own_moments(layout: str, dtype: torch.dtype) -> None:
@@ -34,6 +44,7 @@ def test_each_sample_has_its_own_moments(layout: str, dtype: torch.dtype) -> Non
     torch.testing.assert_close(var, rows.var(2, correction=0), rtol=1e-6, atol=0)
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_sample_s_moments_are_the_same_in_any_batch(layout: str) -> None:
     x, channel_dim = laid_out(layout)
@@ -44,6 +55,7 @@ def test_a_sample_s_moments_are_the_same_in_any_batch(layout: str) -> None:
         assert torch.equal(alone_var[0], var[index])
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_statistics_of_a_far_mean_and_a_small_spread_are_those_of_float64(layout: str) -> None:
     x, channel_dim = laid_out(layout)
@@ -58,12 +70,13 @@ def test_statistics_of_a_far_mean_and_a_small_spread_are_those_of_float64(layout
     assert bool((naive - found.stats().var).abs().max() > 1e-4)
 
 
+@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_long_rows_are_reduced_in_blocks_with_the_same_result(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     x, channel_dim = laid_out(layout)
     x = x + 5000
     _, mean, var = sample_moments(x, channel_dim)
-    monkeypatch.setattr(moments, "BLOCK_ELEMENTS", 25)
+    monkeypatch.setattr(reduction, "BLOCK_ELEMENTS", 25)
     _, block_mean, block_var = sample_moments(x, channel_dim)
     torch.testing.assert_close(block_mean, mean, rtol=1e-14, atol=0)
     torch.testing.assert_close(block_var, var, rtol=1e-9, atol=0)
@@ -115,3 +128,45 @@ def test_a_value_that_is_not_finite_shows_in_the_statistics() -> None:
     found = Moments(3)
     found.add_samples(*sample_moments(x, 1))
     assert torch.isnan(found.stats().mean).tolist() == [False, False, True]
+
+
+def staged(layers: dict[str, list[Tensor]]) -> PassMoments:
+    found = PassMoments()
+    for name, outputs in layers.items():
+        for output in outputs:
+            found.stage(name, output, 1)
+    found.commit()
+    return found
+
+
+@pytest.mark.parametrize("elements", [1, 20, 1 << 15])
+def test_layers_that_are_joined_side_by_side_are_those_that_are_joined_alone(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    monkeypatch.setattr(moments, "JOINED_ELEMENTS", elements)
+    layers = {
+        "wide": [torch.randn(3, 8, 4, 4)],
+        "narrow, called twice": [torch.randn(3, 2, 5, 5) + 3, torch.randn(3, 2, 2, 2)],
+        "of more samples": [torch.randn(7, 4)],
+        "last": [torch.randn(3, 5)],
+    }
+    found = staged(layers).stats()
+    assert list(found) == list(layers)
+    for name, outputs in layers.items():
+        alone = Moments(outputs[0].shape[1])
+        for output in outputs:
+            alone.add_samples(*sample_moments(output, 1))
+        assert found[name].count == alone.stats().count
+        assert torch.equal(found[name].mean, alone.stats().mean)
+        assert torch.equal(found[name].var, alone.stats().var)
+
+
+def test_a_value_that_is_not_finite_stays_in_its_layer() -> None:
+    spoilt = torch.randn(3, 2, 4, 4)
+    spoilt[0, 1, 0, 0] = torch.inf
+    found = staged({"first": [torch.randn(3, 4, 2, 2)], "spoilt": [spoilt], "last": [torch.randn(3, 4, 2, 2)]}).stats()
+    assert {name: bool(stats.var.isfinite().all()) for name, stats in found.items()} == {
+        "first": True,
+        "spoilt": False,
+        "last": True,
+    }

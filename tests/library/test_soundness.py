@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from bnretrofit import calibrate, fold, insert, make_fold_plan, make_plan, retrofit, verify
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.moments import sample_moments
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.sample_moments import sample_moments
 from bnretrofit.standing import Normed
 
 
