@@ -1,6 +1,7 @@
 """The folder of a run: its state, its best and last weights, its settings and its table, each whole at any moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
-from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from bnretrofit.errors import InputRejectedError, ResourceError, RetrofitError, UsageError
 from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
@@ -170,10 +171,28 @@ def write_text(path: Path, text: str) -> None:
         raise ResourceError("a file of the run cannot be written", where=str(path), why=why) from error
 
 
-def write_settings(path: Path, options: Mapping[str, Any]) -> None:
-    """Write what `--config` takes, unless the run is one that is gone on with."""
-    if not (path / SETTINGS).is_file():
-        write_text(path / SETTINGS, yaml.safe_dump(dict(options), sort_keys=True, allow_unicode=True))
+@contextmanager
+def settings_written(path: Path, options: Mapping[str, Any] | None, first: str) -> Iterator[None]:
+    """Write what `--config` takes, unless the run is one that is gone on with.
+
+    Where the work within is refused before there is anything of it, they are taken back: the folder is then as it was
+    for whoever tries again with other options.
+
+    Args:
+        path: The run's folder.
+        options: The command's; None for none that are to be written.
+        first: The file that the work leaves first.
+    """
+    settings = path / SETTINGS
+    fresh = options is not None and not settings.is_file()
+    if fresh:
+        write_text(settings, yaml.safe_dump(dict(options or {}), sort_keys=True, allow_unicode=True))
+    try:
+        yield
+    except RetrofitError:
+        if fresh and not (path / first).exists():
+            settings.unlink(missing_ok=True)
+        raise
 
 
 def check_settings(path: Path, options: Mapping[str, Any]) -> None:

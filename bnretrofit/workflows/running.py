@@ -15,7 +15,7 @@ from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import BEST, check_apart, check_settings, opened_run, write_settings
+from bnretrofit.workflows.run_folder import BEST, check_apart, check_settings, opened_run, settings_written
 
 __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 
@@ -88,21 +88,20 @@ def run_checkpoint(
     check_apart(run.folder, data.root, data.val)
     opened_run(run.folder, resume=run.resume)
     check_settings(run.folder, run.options or {})
-    if run.options is not None:
-        write_settings(run.folder, run.options)
     retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
     done: list[str] = []
-    if retrofitted.is_file():
-        _check_source(retrofitted, path, model)
-        done.append("retrofit")
-    else:
-        tell("step 1 of 3: retrofit")
-        images = replace(data.images, folder=Path(data.root), num_images=1000)
-        made = retrofit_checkpoint(
-            path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
-        )
-        for text in made.notes:
-            tell(text)
+    with settings_written(run.folder, run.options, RETROFITTED):
+        if retrofitted.is_file():
+            _check_source(retrofitted, path, model)
+            done.append("retrofit")
+        else:
+            tell("step 1 of 3: retrofit")
+            images = replace(data.images, folder=Path(data.root), num_images=1000)
+            made = retrofit_checkpoint(
+                path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
+            )
+            for text in made.notes:
+                tell(text)
     tell("step 2 of 3: finetune")
     training = run.folder / TRAINING
     going_on = replace(run, folder=training, resume=training.is_dir(), options=None)

@@ -176,6 +176,21 @@ def test_a_new_head_for_other_classes_loads_into_the_stock_architecture(
     factories.plain(5).load_state_dict(tensors_of(folded), strict=True)
 
 
+def test_what_is_refused_before_its_first_epoch_can_be_tried_again(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    refused = finetune(bn, labelled, tmp_path / "run", "--dropout", 0.1)
+    assert (refused.code, "no dropout" in refused.err) == (2, True)
+    assert not any((tmp_path / "run").iterdir())
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    named = ("run", plain, "-m", factory("plain"), "--trust-code", "-d", labelled / "train", "--epochs", 0)
+    unknown = run(*named, "-o", tmp_path / "all", "--exclude", "nothing")
+    assert unknown.code == 2
+    assert not any((tmp_path / "all").iterdir())
+    # With other options, and without --resume.
+    again = finetune(bn, labelled, tmp_path / "run", "--epochs", 1)
+    assert again.code == 0, again.err
+    assert run(*named, "-o", tmp_path / "all").code == 0
+
+
 def test_a_run_that_diverges_ends_with_6_and_keeps_what_was_good(bn: Path, labelled: Path, tmp_path: Path) -> None:
     done = finetune(bn, labelled, tmp_path / "run", "--lr", 1e30, "--bn-stats", "frozen", "--warmup-steps", 0)
     assert done.code == 6, done.err
