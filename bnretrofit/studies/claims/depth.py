@@ -24,9 +24,12 @@ def find(study: Study, results: Results) -> Finding:
     found = pairs(results, SHAPES)
     deepest = found[-1]
     held = results.better(deepest.plain.top1, deepest.norms.top1)
+    told = [f"{each.label} layers {percent(each.plain.spread)} and {percent(each.norms.spread)} %" for each in found]
+    ranges = [_range(deepest.of(norms)) for norms in (False, True)]
     answer = (
-        f"At {deepest.label} layers the accuracy is {percent(deepest.plain.spread)} % without norms and "
-        f"{percent(deepest.norms.spread)} % with norms; guessing is {100 * results.images.guessing:.1f} %."
+        f"Without norms and with norms, {'; '.join(told)}; guessing is {100 * results.images.guessing:.1f} %. At the "
+        f"first step of the deepest network the largest gradient of a layer, over the smallest, is {ranges[0]} without "
+        f"norms and {ranges[1]} with norms."
     )
     rows = [
         (*row, *(_range(pair.of(norms)) for norms in (False, True)))
@@ -65,7 +68,8 @@ STUDY = Study(
     "depth",
     "make deeper networks trainable",
     "VGGs of 11 to 64 layers. Shown beside accuracy are the layers' gradients at the first step, each by its norm over "
-    "that of the weight. The claim holds if the deepest network learns with norms, and is better with them.",
+    "that of the weight: through norms without shortcuts they grow with depth (Yang et al. 2019, "
+    "https://arxiv.org/abs/1902.08129). The claim holds if the deepest network learns with norms, and is better.",
     recipes,
     find,
 )
