@@ -31,7 +31,8 @@ def calibrate(
 
     The model runs in eval mode under inference_mode on a copy that shares its tensors; it is left as it is, also after
     an exception. Convolutions on the CPU run in channels_last, which is the faster layout there. The result does not
-    depend on how the samples are batched, but for what the network's own kernels round otherwise at another batch size:
+    depend on how the samples are batched, but for what the network's own kernels round otherwise at another batch size
+    (nor on the number of threads, but for the last bits of float64):
     a batch that does not fit in memory is run in parts, with a SplitBatchWarning.
 
     Args:
@@ -46,9 +47,10 @@ def calibrate(
 
     Raises:
         InputRejectedError: The plan does not fit the model, there is no batch, the model does not take one, or an
-            activation is not finite; or another rank has failed so, or in a way that nobody foresaw.
-        ResourceError: Not even one sample fits in memory, here or on another rank.
+            activation is not finite; or another rank has failed in a way that nobody foresaw.
+        ResourceError: Not even one sample fits in memory.
         UsageError: There is no process group to measure across.
+        RetrofitError: Another rank has failed; of the same kind as there.
     """
     measure = partial(_measured, model, plan, batches)
     stats = (measured_together(measure) if across_ranks else measure()).stats()

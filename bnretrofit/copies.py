@@ -72,21 +72,14 @@ def replace_modules(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]
 
     Args:
         root: The tree; its modules are looked up as it is before.
-        replacements: What stands in the tree -> what is to stand there, which may be replaced in its turn, and may
-            hold the module that it replaces.
+        replacements: What stands in the tree -> what is to stand there, which may hold the module that it replaces.
     """
-
-    def standing(module: nn.Module) -> nn.Module:
-        while module in replacements:
-            module = replacements[module]
-        return module
-
     for parent in list(root.modules()):
         # named_children would name a child once; one that stands twice in the same parent has two entries here.
         for name, child in list(parent._modules.items()):
             if child is not None:
-                parent._modules[name] = standing(child)
-    return standing(root)
+                parent._modules[name] = replacements.get(child, child)
+    return replacements.get(root, root)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -223,14 +223,15 @@ def _folded(model: nn.Module, foldable: Foldable) -> nn.Module:
             norm = model.get_submodule(found.norm)
             after[found.layer] = affine_of(norm).where(identity_channels(norm))
     layers = {name: model.get_submodule(name) for name in (*after, *foldable.before)}
-    norms = [model.get_submodule(found.norm) for found in foldable.plan.folds]
+    norms = {model.get_submodule(found.norm) for found in foldable.plan.folds}
     for name, layer in layers.items():
         _absorb(layer, after.get(name), foldable.before.get(name))
     gaining = {found.layer for found in foldable.plan.folds if found.new_layer}
     model = replace_modules(model, {layers[name]: _padded(layers[name], foldable.before[name]) for name in gaining})
     # Afterwards: what stands beside a norm may have gained a padding.
-    holders = {module.norm: module for module in model.modules() if isinstance(module, Normed)}
-    return replace_modules(model, dict(_without(norm, holders.get(norm)) for norm in norms))
+    holders = [module for module in model.modules() if isinstance(module, Normed) and module.norm in norms]
+    bare = {norm: without_norm(norm) for norm in norms}
+    return replace_modules(model, bare | {holder: _bare(holder, norms) for holder in holders})
 
 
 def _absorb(layer: nn.Module, after: Affine | None, before: Affine | None) -> None:
@@ -251,6 +252,8 @@ def _padded(layer: nn.Module, before: Affine) -> nn.Module:
     return Padded(layer, padding_value(before).to(weight.device, weight.dtype))
 
 
-def _without(norm: nn.Module, holder: Normed | None) -> tuple[nn.Module, nn.Module]:
-    """What goes with a norm, and what stands there then."""
-    return (norm, without_norm(norm)) if holder is None else (holder, holder.layer)
+def _bare(module: nn.Module, norms: set[nn.Module]) -> nn.Module:
+    """What is left of a Normed, or of several around each other, without these norms."""
+    while isinstance(module, Normed) and module.norm in norms:
+        module = module.layer
+    return module

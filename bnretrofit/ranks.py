@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from bnretrofit.errors import InputRejectedError, RetrofitError, UsageError
+from bnretrofit.memory import shortage_behind
 from bnretrofit.moments import PassMoments
 
 __all__ = ["measured_together"]
@@ -21,8 +22,9 @@ class _Failure:
 
     @classmethod
     def of(cls, error: Exception) -> "_Failure":
-        kind = type(error) if isinstance(error, RetrofitError) else InputRejectedError
-        return cls(kind, f"{type(error).__name__}: {error}")
+        told = shortage_behind(error) or error
+        kind = type(told) if isinstance(told, RetrofitError) else InputRejectedError
+        return cls(kind, f"{type(told).__name__}: {told}")
 
 
 def measured_together(measure: Callable[[], PassMoments]) -> PassMoments:

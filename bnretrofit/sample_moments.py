@@ -20,7 +20,8 @@ the variance (its square error is (2^-24 mean)^2), so such channels are reduced 
 def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, Tensor]:
     """Moments of each sample of a batch, in float64 or as exactly.
 
-    A sample's result depends on that sample alone: the same kernel runs over the same elements whatever the batch.
+    A sample's result depends on that sample alone: the same kernel runs over the same elements whatever the batch. (In
+    channels_last its last bits depend on the number of torch's threads, too, among which the kernel shares it out.)
 
     Args:
         activation: (N, C, *S) with channel_dim 1, or (N, *S, C) with channel_dim -1; any real floating dtype.
@@ -36,7 +37,8 @@ def sample_moments(activation: Tensor, channel_dim: int) -> tuple[int, Tensor, T
         mean = activation.reshape(samples, channels).to(torch.float64, copy=True)
         return 1, mean.cpu(), torch.zeros_like(mean).cpu()
     last = activation if channel_dim == -1 else activation.movedim(1, -1)
-    in_order = last.is_contiguous()
+    # Of one sample: how samples lie to each other cannot be told from a single one.
+    in_order = last[:1].is_contiguous()
     calls_are_cheap = in_order and activation.device.type == "cpu"
     # Chosen by the sample's size, not the batch's: each way of reducing rounds in its own order.
     if count * channels <= (SMALL_SAMPLE_CHANNELS_LAST if calls_are_cheap else SMALL_SAMPLE):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm
 
-__all__ = ["momentum_set", "resolved", "synchronised"]
+__all__ = ["momentum_set", "resolved", "synchronised", "unsynchronised"]
 
 SMALL_BATCH = 16
 """Below so many images per normalisation, "auto" freezes the statistics: with batch statistics a dense layer's outputs
@@ -46,14 +46,23 @@ class _ChannelsLastSyncBatchNorm(nn.SyncBatchNorm):
         return super().forward(input.flatten(0, -2)).view(input.shape)
 
 
+def unsynchronised(model: nn.Module) -> dict[str, nn.Module]:
+    """Norms of nobody knows whose making, which keep to the batch of their own GPU."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if is_batch_norm(module) and not is_fixed_norm(module) and not isinstance(module, nn.SyncBatchNorm)
+    }
+
+
 @contextmanager
-def synchronised(norms: dict[str, nn.Module]) -> Iterator[list[str]]:
+def synchronised(norms: dict[str, nn.Module]) -> Iterator[None]:
     """While it lasts, batch statistics are those of the batches of all GPUs.
 
     The modules stay the same objects, of another class: no key and no reference to them changes.
 
-    Yields:
-        The names of those that keep to the batch of their own GPU: there is no synchronised class of theirs.
+    Args:
+        norms: As `running_norms` gives them: there is a synchronised class of each.
     """
     single = {name: norm for name, norm in norms.items() if not isinstance(norm, nn.SyncBatchNorm)}
     before = {name: type(norm) for name, norm in single.items()}
@@ -61,7 +70,7 @@ def synchronised(norms: dict[str, nn.Module]) -> Iterator[list[str]]:
     try:
         for name, kind in known.items():
             _become(single[name], kind)
-        yield [name for name in single if name not in known]
+        yield
     finally:
         for name in known:
             single[name].__class__ = before[name]

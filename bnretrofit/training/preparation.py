@@ -13,7 +13,7 @@ from bnretrofit.norms import running_norms
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.frozen_statistics import frozen_statistics
-from bnretrofit.training.norm_mode import momentum_set, resolved, synchronised
+from bnretrofit.training.norm_mode import momentum_set, resolved, synchronised, unsynchronised
 from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.trials.drift import drift_of
@@ -82,8 +82,10 @@ def prepared(
             for left in stack.enter_context(frozen_statistics(model, images[:1])).leaves:
                 tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
         elif ranks > 1:
-            for name in stack.enter_context(synchronised(norms)):
-                kind = type(norms[name]).__name__
+            stack.enter_context(synchronised(norms))
+        if ranks > 1:
+            for name, norm in unsynchronised(model).items():
+                kind = type(norm).__name__
                 tell(f"'{name}' uses the statistics of its own GPU's batch: no synchronised {kind} is known")
         yield Prepared(trained, average, classes, batch)
 

@@ -1,7 +1,9 @@
 """Statistics do not depend on how the samples are batched, ordered or spread over ranks: not in the last bit."""
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bnretrofit import ChannelStats
+from bnretrofit import sample_moments as reduction
 from bnretrofit.moments import Moments
 from bnretrofit.sample_moments import sample_moments
 
@@ -26,6 +29,15 @@ class Recorded:
     spread: float
     dtype: torch.dtype
     seed: int
+    large: bool
+    block: int
+
+    def thresholds(self) -> AbstractContextManager[object]:
+        """Have all samples taken for small ones, which are reduced together, or for large ones, in blocks."""
+        small = 0 if self.large else 1 << 16
+        return patch.multiple(
+            reduction, SMALL_SAMPLE=small, SMALL_SAMPLE_CHANNELS_LAST=small, BLOCK_ELEMENTS=self.block
+        )
 
     def activations(self) -> tuple[Tensor, int]:
         """(N, C, *S) or (N, *S, C), and where its channels are."""
@@ -49,6 +61,8 @@ RECORDED = st.builds(
     spread=st.sampled_from([0.01, 1.0, 50.0]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 2**16),
+    large=st.booleans(),
+    block=st.sampled_from([1, 12, 1 << 20]),
 )
 
 
@@ -70,14 +84,15 @@ def assert_same(a: ChannelStats, b: ChannelStats) -> None:
 def test_any_batching_in_any_order_gives_the_same_bits(recorded: Recorded, data: st.DataObject) -> None:
     assume(recorded.dtype != torch.float16 or abs(recorded.mean) < 1e5)
     x, dim = recorded.activations()
-    whole = statistics([x], recorded.channels, dim)
     order = data.draw(st.permutations(range(len(x))), label="order")
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(x) - 1))), label="cuts"))
     shuffled = x[torch.tensor(order)]
     if recorded.layout == "channels_last":
         shuffled = shuffled.contiguous(memory_format=torch.channels_last)
     parts = list(shuffled.tensor_split(torch.tensor(cuts))) if cuts else [shuffled]
-    assert_same(statistics([part for part in parts if len(part)], recorded.channels, dim), whole)
+    with recorded.thresholds():
+        whole = statistics([x], recorded.channels, dim)
+        assert_same(statistics([part for part in parts if len(part)], recorded.channels, dim), whole)
 
 
 @settings(max_examples=50)
@@ -85,14 +100,16 @@ def test_any_batching_in_any_order_gives_the_same_bits(recorded: Recorded, data:
 def test_ranks_that_merge_give_the_same_bits_as_one(recorded: Recorded, ranks: list[int]) -> None:
     assume(recorded.dtype != torch.float16 or abs(recorded.mean) < 1e5)
     x, dim = recorded.activations()
-    count, mean, var = sample_moments(x, dim)
+    with recorded.thresholds():
+        count, mean, var = sample_moments(x, dim)
+        whole = statistics([x], recorded.channels, dim)
     parts = [Moments(recorded.channels) for _ in range(4)]
     for index in range(len(x)):
         parts[ranks[index]].add_samples(count, mean[index : index + 1], var[index : index + 1])
     joined = parts[3]
     for part in parts[:3]:
         joined.merge(part)
-    assert_same(joined.stats(), statistics([x], recorded.channels, dim))
+    assert_same(joined.stats(), whole)
 
 
 @settings(max_examples=50)

@@ -97,14 +97,14 @@ def test_many_are_replaced_at_once() -> None:
     assert part(wrapper, "0") is first
 
 
-def test_what_is_put_in_may_be_replaced_too() -> None:
-    inner = nn.Linear(2, 2)
-    middle = nn.Sequential(inner)
-    outer = nn.Sequential(middle)
-    model = nn.Sequential(outer, nn.ReLU())
-    replace_modules(model, {outer: middle, middle: inner})
-    assert part(model, "0") is inner
-    assert replace_modules(outer, {outer: middle, middle: inner}) is inner
+def test_modules_change_places_and_stay_in_theirs() -> None:
+    first, second = nn.Linear(2, 2), nn.ReLU()
+    model = nn.Sequential(first, second)
+    replace_modules(model, {first: second, second: first})
+    assert (part(model, "0"), part(model, "1")) == (second, first)
+    assert replace_module(model, first, first) is model
+    assert replace_module(first, first, first) is first
+    assert (part(model, "0"), part(model, "1")) == (second, first)
 
 
 def test_a_wrapper_keeps_what_it_wraps() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from bnretrofit import fold, make_fold_plan, retrofit
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import ChannelsLastBatchNorm1d
+from bnretrofit.standing import Normed
 from tests.library.networks import (
     CONVS,
     CalledTwice,
@@ -174,3 +175,26 @@ def test_a_model_in_training_mode_keeps_its_norms_and_its_mode() -> None:
     found = fold(model, images())
     assert len(list(norms_of(found))) == 2
     assert {module.training for module in found.modules()} == {True}
+
+
+def test_a_norm_that_stands_in_several_places_goes_from_all() -> None:
+    x = torch.randn(2, 4, 8, 8)
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+    model: Any = retrofit(plain, [x])
+    model[2].norm = model[0].norm
+    folded = fold(model, x)
+    assert not list(norms_of(folded))
+    assert torch.equal(folded(x), plain(x))
+
+
+def test_a_layer_and_its_norm_that_are_called_at_two_places_are_folded_once() -> None:
+    x = torch.randn(2, 4, 8, 8)
+    normed: Any = Normed(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    normed.norm.running_mean.normal_()
+    normed.norm.weight.data.uniform_(0.5, 2.0)
+    model = nn.Sequential(normed, nn.ReLU(), Normed(normed.layer, normed.norm)).eval()
+    wanted = model(x)
+    folded = fold(model, x)
+    assert not list(norms_of(folded))
+    assert type(part(folded, "0")) is type(part(folded, "2")) is nn.Conv2d
+    assert torch.allclose(folded(x), wanted, rtol=1e-4, atol=1e-5)

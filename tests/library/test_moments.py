@@ -16,12 +16,14 @@ def laid_out(layout: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, i
         return x.contiguous(memory_format=torch.channels_last), 1
     if layout == "strided":
         return x[:, :, ::2, 1:], 1
+    if layout == "cut":
+        return x.contiguous(memory_format=torch.channels_last)[:, :, :4], 1
     if layout == "tokens":
         return x.flatten(2).movedim(1, -1).contiguous(), -1
     return x, 1
 
 
-LAYOUTS = ("contiguous", "channels_last", "strided", "tokens")
+LAYOUTS = ("contiguous", "channels_last", "strided", "cut", "tokens")
 
 
 @pytest.fixture(params=["together", "one by one"])

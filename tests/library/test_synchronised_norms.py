@@ -7,8 +7,8 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
-from bnretrofit.norms import ChannelsLastBatchNorm1d
-from bnretrofit.training.norm_mode import synchronised
+from bnretrofit.norms import ChannelsLastBatchNorm1d, running_norms
+from bnretrofit.training.norm_mode import synchronised, unsynchronised
 
 KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "BatchNorm1d": (nn.BatchNorm1d(4), (6, 4)),
@@ -33,8 +33,7 @@ def test_a_norm_is_synchronised_for_a_while_and_computes_the_same(kind: str) -> 
     images, plain = torch.randn(shape), type(norm)
     wanted = norm(images)
     attributes = set(vars(norm))
-    with synchronised({"norm": norm}) as left:
-        assert left == []
+    with synchronised({"norm": norm}):
         assert isinstance(norm, nn.SyncBatchNorm)
         # Alone, without a process group, it is its own world.
         assert torch.equal(norm(images), wanted)
@@ -50,15 +49,19 @@ def test_timms_norm_keeps_its_activation() -> None:
         assert float(norm(torch.randn(6, 4, 3, 3)).detach().min()) == 0.0
 
 
-def test_what_cannot_be_synchronised_is_named() -> None:
+def test_a_norm_that_is_synchronised_already_stays_as_it_is() -> None:
     theirs = nn.SyncBatchNorm(4, process_group="a group")
-    norms: dict[str, nn.Module] = {"first": nn.BatchNorm2d(4), "own": Scaled(4), "synchronised": theirs}
-    with synchronised(norms) as left:
-        assert left == ["own"]
-        assert type(norms["own"]) is Scaled
+    with synchronised({"first": nn.BatchNorm2d(4), "theirs": theirs}):
         assert theirs.process_group == "a group"
-    assert [type(norm) for norm in norms.values()] == [nn.BatchNorm2d, Scaled, nn.SyncBatchNorm]
     assert theirs.process_group == "a group"
+
+
+def test_what_cannot_be_synchronised_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Scaled(4), nn.SyncBatchNorm(4), BatchNormAct2d(4))
+    assert list(unsynchronised(model)) == ["2"]
+    assert list(running_norms(model)) == ["1", "3", "4"]
+    with synchronised(running_norms(model)):
+        assert [isinstance(module, nn.SyncBatchNorm) for module in model] == [False, True, False, True, True]
 
 
 def test_a_norm_comes_back_after_an_error() -> None:
