@@ -90,10 +90,14 @@ def outcomes(runs: Iterable[Run], folder: Path, workers: int, jobs: int) -> Iter
 
 
 def made_with() -> dict[str, str]:
-    """The commit and the versions: an outcome is of the code that made it."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return {"commit": commit, "torch": torch.__version__}
+    """The commit and the versions: an outcome is of the code that made it, and "-dirty" where that is no commit's."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "bnretrofit", "benchmarks/*.py")
+    return {"commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else ""), "torch": torch.__version__}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def trained(run: Run, folder: Path, workers: int) -> Outcome:

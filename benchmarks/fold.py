@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.fold_contenders import CONTENDERS, FLOOR, child
 from benchmarks.fold_errors import folding_errors
-from benchmarks.fold_networks import vgg
+from benchmarks.fold_networks import network_with_norms
 from benchmarks.fold_phases import BESIDE
 from benchmarks.measuring import load, ratios, record, rotated, table
 
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 def make_file(name: str, path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(vgg(name).state_dict(), path, metadata={"format": "pt"})
+    save_file(network_with_norms(name).state_dict(), path, metadata={"format": "pt"})
     os.sync()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks.fold_fuses import fuse_pairs, fuse_traced
-from benchmarks.fold_networks import vgg
+from benchmarks.fold_networks import network_with_norms
 
 __all__ = ["folding_errors"]
 
@@ -18,7 +18,7 @@ def folding_errors(name: str, count: int) -> dict[str, dict[str, float]]:
 
     import bnretrofit
 
-    model = vgg(name)
+    model = network_with_norms(name)
     inputs = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(3))
     twin = models.get_model(name.removesuffix("_bn"))
     folded: dict[str, nn.Module] = {

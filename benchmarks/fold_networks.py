@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-__all__ = ["CASES", "Case", "draw_norms", "vgg"]
+__all__ = ["CASES", "Case", "draw_norms", "network_with_norms"]
 
 
-def vgg(name: str) -> nn.Module:
-    """One of torchvision's VGGs with norms, seeded and in eval mode."""
+def network_with_norms(name: str) -> nn.Module:
+    """One of torchvision's networks that have norms, seeded and in eval mode."""
     from torchvision import models
 
     torch.manual_seed(0)

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +129,8 @@ def origin(record: Record) -> str:
     """The command, the machine, the versions."""
     machine = record["machine"]
     peers = ", ".join(f"{name} {version}" for name, version in record.get("peers", {}).items() if version)
-    loads: Sequence[float] = [
-        record[key] for key in ("load_before", "load_after") if isinstance(record.get(key), float)
-    ]
+    # Of the last minute before it, and of its end.
+    loads = [record[key][0] for key in ("load_before", "load_after") if key in record]
     load = f"; load average {min(loads)} to {max(loads)}" if loads else ""
     made = f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}{', ' + peers if peers else ''}"
     return f"`{record['command']}`, {record['date']}: {made}{load}."

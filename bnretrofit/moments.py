@@ -121,7 +121,7 @@ class PassMoments:
     def commit(self) -> None:
         """Add what was staged: the pass has gone through."""
         # Layers side by side: on small tensors an operation costs its call, whatever their size.
-        for layers in _of_a_size(self._staged):
+        for layers in _side_by_side(self._staged):
             mean, var = (torch.cat([getattr(each, what) for each in layers], dim=1) for what in ("mean", "var"))
             means, squares = _sums(mean, var)
             widths = [each.mean.shape[1] for each in layers]
@@ -145,8 +145,8 @@ class PassMoments:
         return {name: gathered.stats() for name, gathered in self.layers.items()}
 
 
-def _of_a_size(staged: list[_Staged]) -> Iterator[list[_Staged]]:
-    """Layers in order, in runs that have as many samples, of no more elements than the cache holds."""
+def _side_by_side(staged: list[_Staged]) -> Iterator[list[_Staged]]:
+    """Layers in order, in runs that have as many samples; of no more elements than the cache holds, or of one layer."""
     run: list[_Staged] = []
     elements = 0
     for each in staged:

@@ -12,8 +12,8 @@ __all__ = ["FEW_RATES", "RATES", "Study", "grid"]
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FEW_RATES = (0.003, 0.03)
-"""Each network is judged by the better one of these, where the rate is not what is asked about: of `RATES` the best one
-without norms, and the best one with norms."""
+"""Each network is judged by the better one of these, where the rate is not what is asked about: of `RATES` the best on
+the digits, one without norms, and one with norms."""
 
 
 def _as_usual(budget: Budget) -> Budget:
@@ -30,7 +30,7 @@ class Study:
         method: What is measured, and when the claim holds, in sentences.
         recipes: Budget and seeds -> its runs; none where it measures something else than runs.
         find: What follows from them.
-        lasting: How long its runs last, of what is usual or asked for.
+        lasting: How long its runs last, of what is usual.
         uses: "runs": images, seeds and steps are those that are asked for; "images": only the images are; "nothing": it
             has a network and images of its own.
     """

@@ -1,7 +1,6 @@
 """The networks that break folding tools: ours is right or refuses, and the benchmark that says so can tell."""
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -85,7 +84,7 @@ def test_the_verdict_is_of_what_was_computed(
 
 
 def test_the_cost_of_folding_is_of_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, inputs = partial(CONV.network), CONV.inputs()
+    network, inputs = CONV.network, CONV.inputs()
     found = fold_costs.measured(network, inputs, OURS, 2)
     assert (found["norms"], found["left"], found["sound"]) == (1, 0, True)
     assert len(found["seconds"]) == len(found["forward_seconds"]) == 2

@@ -90,10 +90,12 @@ def test_statistics_of_training_mode_are_of_another_network(
     inserted = insert_by_updating(network, images.train, update)
     assert list(inserted.statistics) == ["0", "2", "5", "7"]
     # An identity but for rounding, whatever the statistics; only the first layer's are those of the network itself.
-    assert (change(network, inserted, images).error or 1) < 1e-5
-    assert statistics_error(network, inserted, images.train)["mean_max"] > 0.1
+    moved = change(network, inserted, images).error
+    assert moved is not None
+    assert moved < 1e-5
+    whole = statistics_error(network, inserted, images.train)
     first = Inserted(inserted.network, {"0": inserted.statistics["0"]}, inserted.population)
-    assert statistics_error(network, first, images.train)["mean_max"] < 0.1
+    assert whole["mean_max"] > 10 * statistics_error(network, first, images.train)["mean_max"]
 
 
 def test_outputs_that_are_not_finite_are_no_small_error() -> None:
