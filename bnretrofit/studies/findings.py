@@ -9,7 +9,7 @@ from typing import Any
 
 from bnretrofit.comparison import finite
 
-__all__ = ["Axes", "Finding", "Plot", "Series", "Spread", "percent", "seed_by_seed", "spread_of", "times"]
+__all__ = ["Axes", "Finding", "Plot", "Series", "Spread", "in_seeds", "percent", "seed_by_seed", "spread_of", "times"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,11 @@ def percent(spread: Spread) -> str:
 def times(spread: Spread) -> str:
     """Figures of any size, as "1.23 (1.1 to 1.4)"."""
     return f"{spread.mean:.3g} ({spread.least:.3g} to {spread.most:.3g})"
+
+
+def in_seeds(each: Sequence[bool]) -> str:
+    """In how many seeds something was so: "in 2 of 3 seeds"."""
+    return f"in {sum(each)} of {len(each)} seeds"
 
 
 def seed_by_seed(values: Sequence[float], unit: str = "") -> str:

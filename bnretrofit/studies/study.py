@@ -8,12 +8,15 @@ from bnretrofit.studies.networks import USUAL, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
 
-__all__ = ["FEW_RATES", "RATES", "Study", "grid"]
+__all__ = ["AT_THE_BETTER", "FEW_RATES", "RATES", "Study", "grid"]
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FEW_RATES = (0.003, 0.03)
 """Each network is judged by the better one of these, where the rate is not what is asked about: of `RATES` the best on
 the digits, one without norms, and one with norms."""
+
+AT_THE_BETTER = "at the better of two learning rates, {:g} and {:g}; no others were tried".format(*FEW_RATES)
+"""What a method says of it."""
 
 
 def _as_usual(budget: Budget) -> Budget:

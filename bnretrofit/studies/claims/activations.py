@@ -7,7 +7,7 @@ from bnretrofit.studies.findings import Finding, percent
 from bnretrofit.studies.networks import ACTIVATIONS, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Results
-from bnretrofit.studies.study import FEW_RATES, Study, grid
+from bnretrofit.studies.study import AT_THE_BETTER, FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
 
@@ -38,7 +38,8 @@ STUDY = Study(
     "activations",
     "make more activations viable",
     f"A VGG of {DEPTH} layers with each activation; initial weights are He's normal ones with torch's gain for the "
-    "activation. The claim holds if with norms the network learns with all of them, and the worst accuracy is higher.",
+    f"activation. Each network is trained {AT_THE_BETTER}. The claim holds if with norms the network learns with all "
+    "of them, and the worst accuracy is higher.",
     recipes,
     find,
 )

@@ -7,7 +7,7 @@ from bnretrofit.studies.findings import Axes, Finding, Plot, Series, percent, sp
 from bnretrofit.studies.networks import CONVOLUTIONS, Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Best, Results
-from bnretrofit.studies.study import FEW_RATES, Study, grid
+from bnretrofit.studies.study import AT_THE_BETTER, FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
 
@@ -31,6 +31,8 @@ def find(study: Study, results: Results) -> Finding:
         f"first step of the deepest network the largest gradient of a layer, over the smallest, is {ranges[0]} without "
         f"norms and {ranges[1]} with norms."
     )
+    if not any(map(results.has_learnt, (*deepest.plain.top1, *deepest.norms.top1))):
+        answer += f" Of {deepest.label} layers neither network learns: at that depth nothing can be told."
     rows = [
         (*row, *(_range(pair.of(norms)) for norms in (False, True)))
         for row, pair in zip(accuracy_rows(found), found, strict=True)
@@ -67,9 +69,10 @@ def _gradients(pair: Pair) -> Plot:
 STUDY = Study(
     "depth",
     "make deeper networks trainable",
-    "VGGs of 11 to 64 layers. Shown beside accuracy are the layers' gradients at the first step, each by its norm over "
-    "that of the weight: through norms without shortcuts they grow with depth (Yang et al. 2019, "
-    "https://arxiv.org/abs/1902.08129). The claim holds if the deepest network learns with norms, and is better.",
+    f"VGGs of 11 to 64 layers, each {AT_THE_BETTER}. Shown beside accuracy are the layers' gradients at the first "
+    "step, each by its norm over that of the weight: through norms without shortcuts they grow with depth (Yang et "
+    "al. 2019, https://arxiv.org/abs/1902.08129). The claim holds if the deepest network learns with norms, and is "
+    "better.",
     recipes,
     find,
 )

@@ -7,7 +7,7 @@ from bnretrofit.studies.findings import Finding, percent, spread_of
 from bnretrofit.studies.networks import Shape
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Results
-from bnretrofit.studies.study import FEW_RATES, Study, grid
+from bnretrofit.studies.study import AT_THE_BETTER, FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
 
@@ -37,8 +37,8 @@ def find(study: Study, results: Results) -> Finding:
 STUDY = Study(
     "initialisation",
     "make initialisation easier",
-    "All initial weights are multiplied with the same number. The claim holds if with norms the network learns from "
-    "every scale, and the worst accuracy over the scales is higher.",
+    f"All initial weights are multiplied with the same number; each network is trained {AT_THE_BETTER}. The claim "
+    "holds if with norms the network learns from every scale, and the worst accuracy over the scales is higher.",
     recipes,
     find,
 )

@@ -25,7 +25,11 @@ def find(study: Study, results: Results) -> Finding:
     largest = {norms: _largest(results, runs, norms, best.top1) for norms in (False, True)}
     held = all(b > a for a, b in zip(largest[False], largest[True], strict=True))
     told = [", ".join(f"{rate:g}" if rate else "none" for rate in largest[norms]) for norms in (False, True)]
-    answer = f"The largest rate that trains is {told[0]} without norms and {told[1]} with norms, seed by seed."
+    own = _largest(results, runs, True, results.best(True, RATES).top1)
+    answer = (
+        f"The largest rate that trains is {told[0]} without norms and {told[1]} with norms, seed by seed. Within two "
+        f"points of their own best, networks with norms train up to {', '.join(f'{rate:g}' for rate in own)}."
+    )
     if not all(map(results.has_learnt, best.top1)):
         held, answer = False, f"Without norms the network does not learn at any rate, so nothing can be told. {answer}"
     rows = [(f"{rate:g}", *(_cell(results, runs[norms, rate]) for norms in (False, True))) for rate in RATES]
@@ -43,7 +47,7 @@ def _largest(
     norms: bool,  # noqa: FBT001 - which of the two networks it is
     best: Sequence[float],
 ) -> list[float]:
-    """Seed by seed, the largest rate whose accuracy is near the plain network's best; nought for none."""
+    """Seed by seed, the largest rate whose accuracy is near the best; nought for none."""
 
     def trains(seed: int, rate: float) -> bool:
         top1 = runs[norms, rate][seed].top1

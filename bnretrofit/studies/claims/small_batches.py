@@ -6,7 +6,7 @@ from dataclasses import replace
 from bnretrofit.studies.findings import Axes, Finding, Plot, Series, Spread, percent
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import NAMES, Results
-from bnretrofit.studies.study import FEW_RATES, Study, grid
+from bnretrofit.studies.study import AT_THE_BETTER, FEW_RATES, Study, grid
 
 __all__ = ["STUDY"]
 
@@ -74,8 +74,8 @@ STUDY = Study(
     "Every step has the same images, 256 where there are enough to learn from; fewer and fewer of them share their "
     "statistics, as on ranks with a few images each, and the running statistics are those of the step. Synchronised "
     "statistics are those of all images of the step, so they are the last line of the batch statistics; frozen ones "
-    "stay those that the norms were inserted with. The claim holds if the accuracy with the smallest batches is lower "
-    "than with the whole step's.",
+    f"stay those that the norms were inserted with. All are trained {AT_THE_BETTER}. The claim holds if the accuracy "
+    "with the smallest batches is lower than with the whole step's.",
     recipes,
     find,
     lasting=large_steps,

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bnretrofit.studies.claims.watched import final, kinds, over_run, plot_of, watching
-from bnretrofit.studies.findings import Finding, spread_of, times
+from bnretrofit.studies.findings import Finding, in_seeds, spread_of, times
 from bnretrofit.studies.recipes import Budget, Recipe
 from bnretrofit.studies.results import Results
 from bnretrofit.studies.study import Study
@@ -28,17 +28,18 @@ def find(study: Study, results: Results) -> Finding:
         for kind in found
     ]
     plain, same, _ = varied
-    held = all(b < a for which in (0, 1) for a, b in zip(plain[which], same[which], strict=True))
+    less = [[b < a for a, b in zip(plain[which], same[which], strict=True)] for which in (0, 1)]
     told = [[times(spread_of(each)) for each in both] for both in varied]
     answer = (
         f"Along a step the gradient moves by {told[0][1]} of its size without norms, by {told[1][1]} with norms at "
         f"the same rate, and by {told[2][1]} at the higher one; the loss varies by {told[0][0]}, {told[1][0]} and "
-        f"{told[2][0]}."
+        f"{told[2][0]}. At the same rate the loss varies less with norms {in_seeds(less[0])}, the gradient "
+        f"{in_seeds(less[1])}."
     )
     rows = [(kind.label, *both, final(kind, results)) for kind, both in zip(found, told, strict=True)]
     header = ("network", "range of the loss", "move of the gradient, over the gradient", "accuracy")
     plots = [plot_of(found, figure.__eq__, header[number]) for number, figure in enumerate(FIGURES, 1)]
-    return study.found(answer, header, rows, *plots, held=held)
+    return study.found(answer, header, rows, *plots, held=all(map(all, less)))
 
 
 STUDY = Study(
