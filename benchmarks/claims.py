@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,12 +67,15 @@ def main(arguments: Sequence[str]) -> None:
         lasting = {study.name: study.lasting(budget) for study in chosen}
         wanted = [recipe for study in chosen for recipe in study.recipes(lasting[study.name], seeds)]
         outcomes = all_outcomes(wanted, options.images, folder, options.jobs)
+        stamps = known_commits()
         for study in chosen:
             finding = study.find(study, Results(lasting[study.name], seeds, outcomes, images))
             print(f"{study.name}: {'yes' if finding.held else 'no'}. {finding.answer}", flush=True)
             runs = {"seeds": seeds, "steps": lasting[study.name].steps} if study.uses == "runs" else {}
             name = "bundled" if study.uses == "nothing" else options.images
-            record("claims", told, {"images": name, **runs, "made": made_with(), "finding": finding.to_json()})
+            commits = sorted({stamps[recipe] for recipe in study.recipes(lasting[study.name], seeds)})
+            made = {**made_with(), "runs": commits} if commits else made_with()
+            record("claims", told, {"images": name, **runs, "made": made, "finding": finding.to_json()})
 
 
 @cache
@@ -86,9 +90,16 @@ def _cifar10(folder: Path) -> Images:
 
 def known_runs() -> dict[Recipe, Outcome]:
     """All runs that were made already."""
-    lines = CACHE.read_text().splitlines() if CACHE.is_file() else []
-    found = map(json.loads, lines)
-    return {Recipe.from_json(line["recipe"]): Outcome.from_json(line["outcome"]) for line in found}
+    return {Recipe.from_json(line["recipe"]): Outcome.from_json(line["outcome"]) for line in _lines()}
+
+
+def known_commits() -> dict[Recipe, str]:
+    """With which code each of them was made."""
+    return {Recipe.from_json(line["recipe"]): line["made"]["commit"] for line in _lines()}
+
+
+def _lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in CACHE.read_text().splitlines()] if CACHE.is_file() else []
 
 
 def all_outcomes(wanted: Iterable[Recipe], name: str, folder: Path, jobs: int) -> dict[Recipe, Outcome]:

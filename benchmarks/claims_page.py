@@ -21,7 +21,7 @@ FOUND = RESULTS / "claims.jsonl"
 TITLES = {
     "bundled": "the bundled network and its digits",
     "digits": "the bundled digits (200 images to learn from, 360 to judge with)",
-    "cifar10": "CIFAR-10 (10,000 and 1,000)",
+    "cifar10": "CIFAR-10 (10,000 images of the training set and 1,000 of the test set, as 32 px JPEGs)",
 }
 
 BEGINNING = """\
@@ -32,9 +32,11 @@ makes; `bnretrofit study NAME` tries one claim on the bundled digits. Small VGGs
 dense layers of 64, one of logits) learn from nothing: the same initial weights and the same order of images for each
 seed, SGD with Nesterov's momentum 0.9, weight decay 5e-4, 5 % warm-up, cosine, no augmentation. Norms are inserted by
 this tool into the initial network (`retrofit --init standardize`). Figures are means over the seeds, and in brackets
-the least and the most. A claim *held* if it did in each seed (three agree by chance one time in eight); otherwise the
-answer is no, also where the mean is on its side. Where networks are judged at their better rate, it was chosen by the
-same images, for both alike. A run that diverged, or knows less than guessing does, counts as guessing."""
+the least and the most. A claim *held* if it did in each seed; otherwise the answer is no, also where the mean is on its
+side. Three seeds agree by chance one time in eight, so of all these verdicts one or two may. Budgets are small: 30
+epochs of 200 digits, two and a half of CIFAR-10; at longer ones the figures, and verdicts, may be others. Where
+networks are judged at their better rate, it was chosen by the same images, for both alike. A run that diverged, or
+knows less than guessing does, counts as guessing."""
 
 Found = Mapping[tuple[str, str], tuple[dict[str, Any], Finding]]
 """By study and images: the line that says how it was made, and what was found."""
@@ -77,8 +79,13 @@ def verdict(found: Found, study: str, images: str) -> str:
 
 def section(found: Found, study: Study, images: str) -> str:
     line, finding = found[study.name, images]
+    made, machine = line["made"], line["machine"]
     runs = f"{len(line['seeds'])} seeds, {line['steps']} steps; " if "seeds" in line else ""
-    origin = f"{runs}commit {line['made']['commit']}, torch {line['made']['torch']}, {line['date']}"
+    commits = ", ".join(made.get("runs") or [made["commit"]])
+    origin = (
+        f"`{line['command']}`: {runs}commit {commits}, torch {made['torch']}, each run on one thread of "
+        f"{machine['cpu']}, {line['date']}"
+    )
     return "\n\n".join(
         [
             f"### {study.name}: {TITLES[images]}",

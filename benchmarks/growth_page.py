@@ -87,7 +87,10 @@ def summary(found: Sequence[Series]) -> str:
     for verb in dict.fromkeys(series.verb for series in found):
         cells = [by_place.get((verb, quantity)) for quantity in LABELS]
         rows.append([f"**{verb}**", *("" if each is None else both(each) for each in cells)])
-    words = "The exponent between the last two points alone where it says *to*: there is no line through all."
+    words = "The exponent between the last two points alone where it says *to*: there is no line through all. "
+    words += (
+        "Empty where a verb takes no such thing: plans and folds look at one example, ranks share calibration alone."
+    )
     return f"## Exponents, and in brackets the floor's\n\n{words}\n\n{table(SUMMARY, rows)}"
 
 

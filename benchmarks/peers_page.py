@@ -9,6 +9,7 @@ from benchmarks import fold_costs
 from benchmarks.finetune_page import markdown
 from benchmarks.insert_peers import HEAD, row
 from benchmarks.measuring import RESULTS
+from benchmarks.peers_summary import aims, in_one_table
 
 __all__ = ["page", "write_page"]
 
@@ -22,6 +23,15 @@ Written by `python -m benchmarks.tables` from the newest line each of `benchmark
 `calibration.jsonl`, `fold_peers.jsonl` and `fold_costs.jsonl`. What the contenders do, and how each figure is taken, is
 in [benchmarks/README.md](../benchmarks/README.md). The peers come with the extra `[bench]`; one that is not installed
 is said to be missing."""
+
+ONE_TABLE = """\
+## Each tool in one row
+
+The largest error over all networks, the sum of the least seconds over them by the clock, the largest peak of memory.
+Those that insert norms and those that fold them are different tools, on the networks of the sections below; *wrong or
+raised, refused* counts the small networks that break folding tools. torch's `update_bn` and fvcore measure in training
+mode, in which each norm divides by its batch's statistics: behind the first layer they see another network, and are
+held against what they do see under *Measuring statistics*."""
 
 VERDICTS = {
     "exact": "no norm left, off by rounding",
@@ -53,6 +63,9 @@ def page(
 ) -> str:
     """The page's text; a task that was not measured is left out."""
     parts = [BEGINNING]
+    if any(record is not None for record in (inserted, calibrated, folded, fold_cost)):
+        parts += ["## What was aimed at", *aims(inserted, calibrated, folded), ONE_TABLE]
+        parts += in_one_table(inserted, folded, fold_cost)
     for record, title, section in (
         (inserted, "Putting norms in without changing anything", insertion),
         (calibrated, "Measuring statistics", statistics),

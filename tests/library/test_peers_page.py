@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import peers_page
+from benchmarks.peers_summary import aims, in_one_table
 
 MADE: dict[str, Any] = {
     "command": "python -m benchmarks.fold_peers",
@@ -32,7 +33,7 @@ FOLDED = MADE | {
 
 def test_verdicts_are_counted_by_tool() -> None:
     page = peers_page.page(None, None, FOLDED)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    rows = [row for row in cells(page[page.index("## Folding") :]) if row]
     assert [head.partition(":")[0] for head in rows[0]] == ["tool", "exact", "refused", "wrong"]
     assert rows[2:4] == [["a tool", "0", "0", "2"], ["bnretrofit.fold", "1", "1", "0"]]
     assert ["tied", "wrong 5.0e-01", "refused 1.0e-07"] in rows
@@ -57,7 +58,12 @@ def test_costs_of_folding_are_the_quickest_rounds() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     assert "## " not in peers_page.page(None, None, None)
-    assert peers_page.page(None, None, FOLDED).count("\n## ") == 1
+    found = [line for line in peers_page.page(None, None, FOLDED).splitlines() if line.startswith("## ")]
+    assert found == [
+        "## What was aimed at",
+        "## Each tool in one row",
+        "## Folding the networks that break folding tools",
+    ]
 
 
 def test_the_newest_line_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +75,56 @@ def test_the_newest_line_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_page_in_the_project_is_that_of_its_results() -> None:
     assert peers_page.PAGE.read_text() == peers_page.page(*map(peers_page.newest, peers_page.RECORDS))
+
+
+def insertion(error: float | None, statistics: float, over: float | None) -> dict[str, Any]:
+    measured = {} if over is None else {"statistics": {"min": over, "median": over}}
+    return {
+        "error": error,
+        "statistics": {"var_max": statistics},
+        "insertion_seconds": [[2.0, 1.0], [1.5, 1.0]],
+        "over_forward": {"insertion": {"min": 2.0, "median": 2.0}, **measured},
+        "peak_mib": 7,
+    }
+
+
+INSERTED = MADE | {
+    "networks": {
+        "small": {
+            "bnretrofit.retrofit": insertion(0.0, 1e-7, 1.2),
+            "by hand": insertion(1e-6, 0.5, 1.3),
+            "far": insertion(None, 0.5, None),
+        },
+        "large": {
+            "bnretrofit.retrofit": insertion(0.0, 3e-7, 0.9),
+            "by hand": insertion(2e-6, 0.25, 1.1),
+            "far": {"said": "raised"},
+        },
+    }
+}
+
+
+def test_an_aim_that_is_missed_is_said_to_be() -> None:
+    found = {row[0]: row[1:] for row in cells(aims(INSERTED, None, FOLDED)[0])}
+    assert found["the inserted norms change no bit"][0] == "yes"
+    assert found["every peer's change is above 1e-05"] == ["no", "not: by hand 2.0e-06"]
+    reached = {aim.partition(":")[0]: row for aim, row in found.items() if "calibration" in aim}
+    assert reached == {"small": ["no", "1.20; by hand 1.30"], "large": ["yes", "0.90; by hand 1.10"]}
+    assert found["no wrong fold"][0] == "yes"
+    assert found["each peer has at least one"][0] == "yes"
+    moved = json.loads(json.dumps(INSERTED))
+    moved["networks"]["large"]["bnretrofit.retrofit"]["error"] = 1e-9
+    assert ["the inserted norms change no bit", "no", "2 networks"] in cells(aims(moved, None, None)[0])
+    sound = FOLDED | {"outcomes": [outcome("tied", "a tool", "refused", 1e-7)]}
+    assert ["each peer has at least one", "no", "not: a tool"] in cells(aims(None, None, sound)[0])
+
+
+def test_a_tool_s_row_has_its_worst_figures() -> None:
+    rows = cells(in_one_table(INSERTED, FOLDED, None)[0])
+    assert ["by hand", "2.0e-06", "5.0e-01", "", "", "3.0", "7"] in rows
+    assert ["far", "not finite", "5.0e-01", "", "", "1.5", "7"] in rows
+    assert ["a tool", "", "", "not measured", "2, 0", "", ""] in rows
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
