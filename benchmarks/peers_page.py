@@ -9,7 +9,7 @@ from benchmarks import fold_costs
 from benchmarks.finetune_page import markdown
 from benchmarks.insert_peers import HEAD, row
 from benchmarks.measuring import RESULTS
-from benchmarks.peers_summary import aims, in_one_table
+from benchmarks.peers_summary import aims, in_one_table, ratio
 
 __all__ = ["page", "write_page"]
 
@@ -90,7 +90,7 @@ def statistics(record: Record) -> list[str]:
     """Time over the plain forward pass, and errors against float64."""
     head = ["contender", "÷ forward: least (median)", "calibrate ÷ it: least (median)", "peak MiB"]
     rows = [
-        [name, _ratio(figures["over_fastest_forward"]), _ratio(figures["calibrate_over_it"]), str(figures["peak_mib"])]
+        [name, ratio(figures["over_fastest_forward"]), ratio(figures["calibrate_over_it"]), str(figures["peak_mib"])]
         for name, figures in record["time"]["contenders"].items()
     ]
     errors = [
@@ -104,10 +104,6 @@ def statistics(record: Record) -> list[str]:
         markdown(head, rows),
         markdown(["statistics of", "mean, largest", "variance, median", "largest"], errors),
     ]
-
-
-def _ratio(figures: dict[str, float]) -> str:
-    return f"{figures['min']:.2f} ({figures['median']:.2f})"
 
 
 def folding(record: Record) -> list[str]:
