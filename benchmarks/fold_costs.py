@@ -27,8 +27,7 @@ import bnretrofit
 from benchmarks.fold_networks import CASES, network_with_norms
 from benchmarks.fold_peers import OURS, TOOLS, first_line, largest_error, norms_of
 from benchmarks.insert_contenders import run
-from benchmarks.insert_measuring import both_clocks
-from benchmarks.measuring import load, peak_memory, ratios, record, reset_peak, resident, table
+from benchmarks.measuring import both_clocks, load, peak_memory, ratios, record, reset_peak, resident, table
 from benchmarks.onnx_graphs import OnnxGraph, export
 from benchmarks.peers import NotInstalledError, versions
 from benchmarks.step_cost import ROOT

@@ -1,7 +1,6 @@
 """One contender on one network, in a process of its own: what it inserts, what that changes, and what it costs."""
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from benchmarks.insert_contenders import Inserted, calibration, insert_by_tinynn
 from benchmarks.insert_errors import changed, statistics_error
 from benchmarks.insert_networks import Images
 from benchmarks.insert_onnxsim import exported, insert_identity, recover_default, recover_matched
-from benchmarks.measuring import peak_memory, reset_peak, resident, rotated
+from benchmarks.measuring import both_clocks, peak_memory, reset_peak, resident, rotated
 from benchmarks.peers import NotInstalledError
 
 __all__ = ["CONTENDERS", "OURS", "Contender", "measured"]
@@ -96,13 +95,6 @@ def figures(contender: Contender, network: nn.Module, images: Images, rounds: in
         for what in rotated(list(works), number):
             times[what].append(both_clocks(works[what]))
     return {**found, **times}
-
-
-def both_clocks(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of wall clock, and of processor time, which other work on the machine disturbs less."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return round(time.perf_counter() - wall, 3), round(time.process_time() - cpu, 3)
 
 
 def warm_up(contender: Contender) -> None:

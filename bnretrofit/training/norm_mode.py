@@ -83,10 +83,10 @@ def _synchronised_class(kind: type[nn.Module]) -> type[nn.Module] | None:
     if kind is ChannelsLastBatchNorm1d:
         return _ChannelsLastSyncBatchNorm
     if kind.__name__ == "BatchNormAct2d":
-        from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
+        from timm.layers.norm_act import SyncBatchNormAct
 
         # It takes dropout and activation from the attributes of the one that it is made of.
-        return SyncBatchNormAct if kind is BatchNormAct2d else None
+        return SyncBatchNormAct
     return None
 
 

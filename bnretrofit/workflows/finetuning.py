@@ -24,7 +24,7 @@ from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
-from bnretrofit.workflows.run_folder import STATE, RunFolder, check_apart, opened_run, rate_of, settings_written
+from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of, settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.zoo import parse_model
 
@@ -172,7 +172,7 @@ def finetune_checkpoint(
         try:
             # A run with other settings is refused before anything of it changes.
             keeper.load()
-            with settings_written(run.folder, run.options if keeper.writes else None, STATE):
+            with settings_written(run.folder, run.options if keeper.writes else None):
                 results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
             keeper.leave()

@@ -124,8 +124,7 @@ def opened_run(path: Path, *, resume: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
-    # Hidden: what a process that was killed has left of its lock, and of files that it was writing.
-    there = path.is_dir() and any(not each.name.startswith(".") for each in path.iterdir())
+    there = path.is_dir() and bool(visible(path))
     begun = any((path / name).is_file() for name in (STATE, SETTINGS, BEST, LAST))
     if there and not begun:
         raise UsageError("the folder holds something that is no run", where=str(path), remedy="choose another name")
@@ -172,16 +171,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def settings_written(path: Path, options: Mapping[str, Any] | None, first: str) -> Iterator[None]:
+def settings_written(path: Path, options: Mapping[str, Any] | None) -> Iterator[None]:
     """Write what `--config` takes, unless the run is one that is gone on with.
 
-    Where the work within is refused before there is anything of it, they are taken back: the folder is then as it was
-    for whoever tries again with other options.
+    Where the work within is refused before it left anything in the folder, they are taken back: whoever tries again,
+    with other options, finds the folder as it was.
 
     Args:
         path: The run's folder.
         options: The command's; None for none that are to be written.
-        first: The file that the work leaves first.
     """
     settings = path / SETTINGS
     fresh = options is not None and not settings.is_file()
@@ -190,9 +188,14 @@ def settings_written(path: Path, options: Mapping[str, Any] | None, first: str) 
     try:
         yield
     except RetrofitError:
-        if fresh and not (path / first).exists():
-            settings.unlink(missing_ok=True)
+        if fresh and visible(path) == [settings]:
+            settings.unlink()
         raise
+
+
+def visible(path: Path) -> list[Path]:
+    """What a folder holds, but for what a process that was killed has left of its lock and of files it was writing."""
+    return [each for each in path.iterdir() if not each.name.startswith(".")]
 
 
 def check_settings(path: Path, options: Mapping[str, Any]) -> None:

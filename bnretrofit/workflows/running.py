@@ -90,7 +90,7 @@ def run_checkpoint(
     check_settings(run.folder, run.options or {})
     retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
     done: list[str] = []
-    with settings_written(run.folder, run.options, RETROFITTED):
+    with settings_written(run.folder, run.options):
         if retrofitted.is_file():
             _check_source(retrofitted, path, model)
             done.append("retrofit")

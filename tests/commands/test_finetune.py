@@ -195,6 +195,7 @@ def test_a_run_that_diverges_ends_with_6_and_keeps_what_was_good(bn: Path, label
     done = finetune(bn, labelled, tmp_path / "run", "--lr", 1e30, "--bn-stats", "frozen", "--warmup-steps", 0)
     assert done.code == 6, done.err
     assert "take a lower --lr" in done.err.lower()
+    assert (tmp_path / "run" / "args.yaml").is_file()
     tensors: dict[str, Tensor] = tensors_of(tmp_path / "run" / "best.safetensors")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
