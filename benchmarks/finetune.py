@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=list(RATES[NORMS]), help="of the retrofitted network")
     parser.add_argument("--plain-rates", type=float, nargs="*", default=list(RATES[PLAIN]), help="of the plain network")
     parser.add_argument("--dropout", type=float, help="of all dropouts, in both networks; default: as they are")
+    parser.add_argument("--amp", choices=["no", "bf16"], default="no", help="mixed precision; default: %(default)s")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 100, 130, 200], help="of steps")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="of batches")
     parser.add_argument("--budget", type=int, default=6400, help="images of a run of batches; default: %(default)s")
@@ -64,6 +65,7 @@ def rates(options: argparse.Namespace) -> list[Run]:
             SUBJECTS[options.subject].batch_size,
             "batch",
             options.dropout,
+            options.amp,
         )
         for epochs in options.epochs
         for seed in options.seeds
@@ -75,7 +77,16 @@ def rates(options: argparse.Namespace) -> list[Run]:
 def steps(options: argparse.Namespace) -> list[Run]:
     return [
         Run(
-            options.subject, NORMS, rate, seed, 1, count, SUBJECTS[options.subject].batch_size, "batch", options.dropout
+            options.subject,
+            NORMS,
+            rate,
+            seed,
+            1,
+            count,
+            SUBJECTS[options.subject].batch_size,
+            "batch",
+            options.dropout,
+            options.amp,
         )
         for seed in options.seeds
         for count in options.steps

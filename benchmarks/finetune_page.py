@@ -49,11 +49,14 @@ def write_page() -> None:
 
 def section(grid: Grid) -> list[str]:
     """Table, plot and figures of a budget."""
-    dropout = "" if grid.dropout is None else f", dropout {grid.dropout:g} in both"
+    setting = ("" if grid.amp == "no" else f", {grid.amp}") + (
+        "" if grid.dropout is None else f", dropout {grid.dropout:g} in both"
+    )
     size = SUBJECTS[grid.subject].batch_size
     epochs = f"{grid.epochs} epoch{'s' if grid.epochs > 1 else ''}"
-    title = f"### {epochs} ({grid.steps} steps of {size} images){dropout}"
-    plot = DOCS / f"finetuning_{grid.subject}_{grid.epochs}{'' if grid.dropout is None else '_dropout'}.svg"
+    title = f"### {epochs} ({grid.steps} steps of {size} images){setting}"
+    suffix = ("" if grid.amp == "no" else f"_{grid.amp}") + ("" if grid.dropout is None else "_dropout")
+    plot = DOCS / f"finetuning_{grid.subject}_{grid.epochs}{suffix}.svg"
     draw(grid, plot)
     return [title, rates_table(grid), f"![accuracy by learning rate]({plot.name})", *figures(grid)]
 
@@ -130,7 +133,7 @@ def batches(made: dict[Run, Outcome]) -> list[str]:
     """Batch statistics against frozen ones by batch size, each at its best rate; a table per network and budget."""
     cells: dict[tuple[str, int], dict[tuple[int, str, float], dict[int, float | None]]] = {}
     for run, outcome in made.items():
-        if run.steps is not None and run.norms == NORMS and run.dropout is None:
+        if run.steps is not None and run.norms == NORMS and run.dropout is None and run.amp == "no":
             table = cells.setdefault((run.subject, run.steps * run.batch_size), {})
             table.setdefault((run.batch_size, run.bn_stats, run.rate), {})[run.seed] = outcome["top1"]
     parts = []

@@ -46,6 +46,7 @@ class Run:
         batch_size: Images of a step.
         bn_stats: "batch" or "frozen".
         dropout: Of all dropouts; None leaves them.
+        amp: Mixed precision: "no" or "bf16".
     """
 
     subject: str
@@ -57,6 +58,7 @@ class Run:
     batch_size: int = 128
     bn_stats: str = "batch"
     dropout: float | None = None
+    amp: str = "no"
 
 
 def known() -> dict[Run, Outcome]:
@@ -119,6 +121,7 @@ def trained(run: Run, folder: Path, workers: int) -> Outcome:
         lr=run.rate,
         bn_stats=run.bn_stats,
         dropout=run.dropout,
+        amp=run.amp,
         channels_last=True,
         seed=run.seed,
     )

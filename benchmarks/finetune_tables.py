@@ -29,6 +29,7 @@ class Grid:
         subject: The network.
         epochs: The budget.
         dropout: See `Run`.
+        amp: See `Run`.
         cells: Accuracy by seed, of (plain or retrofitted, rate).
         shorter: Of the retrofitted network at smaller budgets: accuracy by seed, of (steps, rate).
         steps: Of the budget.
@@ -38,6 +39,7 @@ class Grid:
     subject: str
     epochs: int
     dropout: float | None
+    amp: str
     cells: dict[tuple[str, float], Values]
     shorter: dict[tuple[int, float], Values]
     steps: int
@@ -110,25 +112,28 @@ def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
         for run, outcome in made.items()
         if run.bn_stats == "batch" and run.batch_size == SUBJECTS[run.subject].batch_size
     }
-    kinds = dict.fromkeys((run.subject, run.dropout, run.epochs) for run in usual if run.steps is None)
+    kinds = dict.fromkeys((run.subject, run.amp, run.dropout, run.epochs) for run in usual if run.steps is None)
     found = []
-    for subject, dropout, epochs in sorted(kinds, key=lambda kind: (kind[0], kind[1] is not None, kind[2])):
+    for subject, amp, dropout, epochs in sorted(
+        kinds, key=lambda kind: (kind[0], kind[1] != "no", kind[2] is not None, kind[3])
+    ):
         whole = {
             run: outcome
             for run, outcome in usual.items()
-            if (run.subject, run.dropout, run.epochs, run.steps) == (subject, dropout, epochs, None)
+            if (run.subject, run.amp, run.dropout, run.epochs, run.steps) == (subject, amp, dropout, epochs, None)
         }
         steps = max((outcome.get("steps", 0) for outcome in whole.values()), default=0)
         shorter = {
             run: outcome
             for run, outcome in usual.items()
-            if (run.subject, run.dropout, run.norms) == (subject, dropout, NORMS)
+            if (run.subject, run.amp, run.dropout, run.norms) == (subject, amp, dropout, NORMS)
             and outcome.get("steps", steps) < steps
         }
         grid = Grid(
             subject,
             epochs,
             dropout,
+            amp,
             by_cell({run: (run.norms, run.rate) for run in whole}, whole),
             by_cell({run: (int(outcome["steps"]), run.rate) for run, outcome in shorter.items()}, shorter),
             steps,
