@@ -18,10 +18,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.finetune_page import write_page
 from benchmarks.finetune_runs import NORMS, PLAIN, Run, outcomes
 from benchmarks.finetune_subjects import SUBJECTS, unpacked
+from bnretrofit.training_data.augmentation import AUGMENTATIONS
 
 RATES = {PLAIN: (0.001, 0.003, 0.01, 0.03), NORMS: (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}
 """Where the plain network trains at the highest of these, go on with `--plain-rates`."""
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--plain-rates", type=float, nargs="*", default=list(RATES[PLAIN]), help="of the plain network")
     parser.add_argument("--dropout", type=float, help="of all dropouts, in both networks; default: as they are")
     parser.add_argument("--amp", choices=["no", "bf16"], default="no", help="mixed precision; default: %(default)s")
+    parser.add_argument("--aug", choices=AUGMENTATIONS, default="auto", help="default: %(default)s")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 100, 130, 200], help="of steps")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="of batches")
     parser.add_argument("--budget", type=int, default=6400, help="images of a run of batches; default: %(default)s")
@@ -55,18 +58,7 @@ def main(arguments: Sequence[str]) -> None:
 def rates(options: argparse.Namespace) -> list[Run]:
     """Seeds in the outer loop: what is there of an unfinished grid can be compared."""
     return [
-        Run(
-            options.subject,
-            norms,
-            rate,
-            seed,
-            epochs,
-            None,
-            SUBJECTS[options.subject].batch_size,
-            "batch",
-            options.dropout,
-            options.amp,
-        )
+        run_of(options, norms, rate, seed, epochs=epochs)
         for epochs in options.epochs
         for seed in options.seeds
         for norms, kinds in ((PLAIN, options.plain_rates), (NORMS, options.rates))
@@ -76,18 +68,7 @@ def rates(options: argparse.Namespace) -> list[Run]:
 
 def steps(options: argparse.Namespace) -> list[Run]:
     return [
-        Run(
-            options.subject,
-            NORMS,
-            rate,
-            seed,
-            1,
-            count,
-            SUBJECTS[options.subject].batch_size,
-            "batch",
-            options.dropout,
-            options.amp,
-        )
+        run_of(options, NORMS, rate, seed, steps=count)
         for seed in options.seeds
         for count in options.steps
         for rate in options.rates
@@ -96,12 +77,18 @@ def steps(options: argparse.Namespace) -> list[Run]:
 
 def batches(options: argparse.Namespace) -> list[Run]:
     return [
-        Run(options.subject, NORMS, rate, seed, 1, options.budget // size, size, kind)
+        run_of(options, NORMS, rate, seed, steps=options.budget // size, batch_size=size, bn_stats=kind)
         for size in options.batch_sizes
         for seed in options.seeds
         for rate in options.rates
         for kind in ("batch", "frozen")
     ]
+
+
+def run_of(options: argparse.Namespace, norms: str, rate: float, seed: int, **others: Any) -> Run:
+    given = {"batch_size": SUBJECTS[options.subject].batch_size, **others}
+    conditions = {"dropout": options.dropout, "amp": options.amp, "aug": options.aug}
+    return Run(options.subject, norms, rate, seed, **conditions, **given)
 
 
 if __name__ == "__main__":

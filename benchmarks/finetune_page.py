@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from benchmarks.finetune_runs import NORMS, PLAIN, Outcome, Run, known
+from benchmarks.finetune_runs import NORMS, PLAIN, Conditions, Outcome, Run, known
 from benchmarks.finetune_subjects import SUBJECTS
 from benchmarks.finetune_tables import Grid, grids, mean, spread
 
@@ -49,16 +49,23 @@ def write_page() -> None:
 
 def section(grid: Grid) -> list[str]:
     """Table, plot and figures of a budget."""
-    setting = ("" if grid.amp == "no" else f", {grid.amp}") + (
-        "" if grid.dropout is None else f", dropout {grid.dropout:g} in both"
-    )
-    size = SUBJECTS[grid.subject].batch_size
-    epochs = f"{grid.epochs} epoch{'s' if grid.epochs > 1 else ''}"
-    title = f"### {epochs} ({grid.steps} steps of {size} images){setting}"
-    suffix = ("" if grid.amp == "no" else f"_{grid.amp}") + ("" if grid.dropout is None else "_dropout")
-    plot = DOCS / f"finetuning_{grid.subject}_{grid.epochs}{suffix}.svg"
+    plot = DOCS / f"{'_'.join(['finetuning', grid.subject, str(grid.epochs), *unusual(grid.conditions)])}.svg"
     draw(grid, plot)
-    return [title, rates_table(grid), f"![accuracy by learning rate]({plot.name})", *figures(grid)]
+    return [heading(grid), rates_table(grid), f"![accuracy by learning rate]({plot.name})", *figures(grid)]
+
+
+def heading(grid: Grid) -> str:
+    budget = f"{grid.epochs} epoch{'s' if grid.epochs > 1 else ''}"
+    images = SUBJECTS[grid.subject].batch_size
+    return ", ".join([f"### {budget} ({grid.steps} steps of {images} images)", *unusual(grid.conditions).values()])
+
+
+def unusual(conditions: Conditions) -> dict[str, str]:
+    """What differs from the command's defaults: a word for a file's name, and how it is said."""
+    amp, aug, dropout = conditions
+    said = {amp: "bfloat16"} if amp != "no" else {}
+    said |= {f"aug_{aug}": f"augmentation {aug}"} if aug != "auto" else {}
+    return said | ({"dropout": f"dropout {dropout:g} in both"} if dropout is not None else {})
 
 
 def rates_table(grid: Grid) -> str:
@@ -133,7 +140,7 @@ def batches(made: dict[Run, Outcome]) -> list[str]:
     """Batch statistics against frozen ones by batch size, each at its best rate; a table per network and budget."""
     cells: dict[tuple[str, int], dict[tuple[int, str, float], dict[int, float | None]]] = {}
     for run, outcome in made.items():
-        if run.steps is not None and run.norms == NORMS and run.dropout is None and run.amp == "no":
+        if run.steps is not None and run.norms == NORMS and run.conditions == Conditions():
             table = cells.setdefault((run.subject, run.steps * run.batch_size), {})
             table.setdefault((run.batch_size, run.bn_stats, run.rate), {})[run.seed] = outcome["top1"]
     parts = []

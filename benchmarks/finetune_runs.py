@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,12 +24,20 @@ from bnretrofit.training.evaluation import evaluate
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training_data import TrainingSource, open_training
 
-__all__ = ["NORMS", "PLAIN", "Outcome", "Run", "known", "outcomes"]
+__all__ = ["NORMS", "PLAIN", "Conditions", "Outcome", "Run", "known", "outcomes"]
 
 PLAIN, NORMS = "plain", "retrofitted"
 CACHE = RESULTS / "finetune_runs.jsonl"
 
 Outcome = dict[str, Any]
+
+
+class Conditions(NamedTuple):
+    """What the plain network and the retrofitted one share, besides budget and images; see `Run`."""
+
+    amp: str = "no"
+    aug: str = "auto"
+    dropout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Run:
         bn_stats: "batch" or "frozen".
         dropout: Of all dropouts; None leaves them.
         amp: Mixed precision: "no" or "bf16".
+        aug: Augmentation: "auto", "none", "light" or "timm".
     """
 
     subject: str
@@ -59,6 +68,12 @@ class Run:
     bn_stats: str = "batch"
     dropout: float | None = None
     amp: str = "no"
+    aug: str = "auto"
+
+    @property
+    def conditions(self) -> Conditions:
+        """What makes a table of its own."""
+        return Conditions(self.amp, self.aug, self.dropout)
 
 
 def known() -> dict[Run, Outcome]:
@@ -114,6 +129,7 @@ def trained(run: Run, folder: Path, workers: int) -> Outcome:
         seed=run.seed,
         batch_size=run.batch_size,
         workers=workers,
+        aug=run.aug,
     )
     config = TrainingConfig(
         epochs=run.epochs,

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
-from benchmarks.finetune_runs import NORMS, PLAIN, Outcome, Run
+from benchmarks.finetune_runs import NORMS, PLAIN, Conditions, Outcome, Run
 from benchmarks.finetune_subjects import SUBJECTS
 
 __all__ = ["Grid", "grids", "mean", "spread"]
@@ -28,8 +28,7 @@ class Grid:
     Attributes:
         subject: The network.
         epochs: The budget.
-        dropout: See `Run`.
-        amp: See `Run`.
+        conditions: Of both networks.
         cells: Accuracy by seed, of (plain or retrofitted, rate).
         shorter: Of the retrofitted network at smaller budgets: accuracy by seed, of (steps, rate).
         steps: Of the budget.
@@ -38,8 +37,7 @@ class Grid:
 
     subject: str
     epochs: int
-    dropout: float | None
-    amp: str
+    conditions: Conditions
     cells: dict[tuple[str, float], Values]
     shorter: dict[tuple[int, float], Values]
     steps: int
@@ -112,28 +110,20 @@ def grids(made: Mapping[Run, Outcome]) -> list[Grid]:
         for run, outcome in made.items()
         if run.bn_stats == "batch" and run.batch_size == SUBJECTS[run.subject].batch_size
     }
-    kinds = dict.fromkeys((run.subject, run.amp, run.dropout, run.epochs) for run in usual if run.steps is None)
+    kinds = dict.fromkeys((run.subject, run.conditions, run.epochs) for run in usual if run.steps is None)
     found = []
-    for subject, amp, dropout, epochs in sorted(
-        kinds, key=lambda kind: (kind[0], kind[1] != "no", kind[2] is not None, kind[3])
-    ):
-        whole = {
-            run: outcome
-            for run, outcome in usual.items()
-            if (run.subject, run.amp, run.dropout, run.epochs, run.steps) == (subject, amp, dropout, epochs, None)
-        }
+    order = sorted(kinds, key=lambda kind: (kind[0], kind[1] != Conditions(), *map(str, kind[1]), kind[2]))
+    for subject, conditions, epochs in order:
+        here = {run: each for run, each in usual.items() if (run.subject, run.conditions) == (subject, conditions)}
+        whole = {run: each for run, each in here.items() if (run.epochs, run.steps) == (epochs, None)}
         steps = max((outcome.get("steps", 0) for outcome in whole.values()), default=0)
         shorter = {
-            run: outcome
-            for run, outcome in usual.items()
-            if (run.subject, run.amp, run.dropout, run.norms) == (subject, amp, dropout, NORMS)
-            and outcome.get("steps", steps) < steps
+            run: outcome for run, outcome in here.items() if run.norms == NORMS and outcome.get("steps", steps) < steps
         }
         grid = Grid(
             subject,
             epochs,
-            dropout,
-            amp,
+            conditions,
             by_cell({run: (run.norms, run.rate) for run in whole}, whole),
             by_cell({run: (int(outcome["steps"]), run.rate) for run, outcome in shorter.items()}, shorter),
             steps,

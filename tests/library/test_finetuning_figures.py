@@ -1,10 +1,12 @@
 """What benchmarks/finetune.py makes of its runs: which rates train, how large the gap is, and in how many steps."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from benchmarks.finetune_runs import NORMS, PLAIN, Run
+from benchmarks.finetune_page import heading
+from benchmarks.finetune_runs import NORMS, PLAIN, Conditions, Run
 from benchmarks.finetune_tables import Grid, grids, mean, spread
 
 SUBJECT = "vgg6_cifar10"
@@ -55,6 +57,22 @@ def test_fewer_seeds_are_shown_and_decide_nothing() -> None:
     assert (found.best_rate(PLAIN), found.largest_rate(NORMS)) == (0.01, 0.1)
     assert found.steps_to_best() == (390, 0.1, mean({0: 0.83, 1: 0.84}))
     assert spread(found.cells[NORMS, 1.0]) == "99.00 (one seed)"
+
+
+def test_other_conditions_make_a_table_of_their_own() -> None:
+    usual = runs(PLAIN, 0.01, [0.8]) | runs(NORMS, 0.1, [0.9]) | runs(NORMS, 0.1, [0.85], 100)
+    changes: list[dict[str, Any]] = [{"amp": "bf16"}, {"aug": "none"}, {"dropout": 0.0}]
+    more = {
+        replace(run, **change): {**outcome, "top1": outcome["top1"] - 0.1}
+        for change in changes
+        for run, outcome in usual.items()
+    }
+    found = {each.conditions: each for each in grids(usual | more)}
+    assert len(found) == 4
+    assert found[Conditions()].gaps() == pytest.approx([0.1])
+    assert found[Conditions("bf16")].plain_best == pytest.approx(0.7)
+    said = {heading(each).partition(")")[2] for each in found.values()}
+    assert said == {"", ", bfloat16", ", augmentation none", ", dropout 0 in both"}
 
 
 def test_a_rate_with_fewer_seeds_is_no_bound_and_more_seeds_do_not_outvote() -> None:
