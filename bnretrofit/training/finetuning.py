@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
+from bnretrofit.training.best_weights import best_weights
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for, share_buffers
 from bnretrofit.training.evaluation import Evaluation, evaluate
@@ -107,23 +107,17 @@ def _finished(
     results: dict[str, Result] = {}
     images: list[Tensor] = []
     accelerator.wait_for_everyone()
-    kept = keeper.weights("best")
+    of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
+    kept = None if of["best"] == of["last"] else best_weights(keeper, history)
     # All have read the best weights before anybody writes them anew.
     accelerator.wait_for_everyone()
-    of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
     best = last if kept is None else kept.tensors
     for name, tensors in (("last", last), ("best", best)):
-        if name == "best" and of["best"] == of["last"]:
+        if name == "best" and kept is None:
             # The same weights, which are measured and judged already.
             results[name] = results["last"]
             keeper.keep(name, model.state_dict(), of[name], measured=True)
             break
-        if name == "best" and kept is None:
-            raise InputRejectedError(
-                "the best weights of the run are missing",
-                why=f"they are of epoch {of['best'].epoch}, and nothing else holds them",
-                remedy="take the last ones, which are there, or put the file back and resume",
-            )
         model.load_state_dict(tensors)
         already = name == "best" and kept is not None and kept.measured
         ratios: tuple[float, float] | None = None

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
+from bnretrofit.training.best_weights import best_weights
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel
 from bnretrofit.training.evaluation import Evaluation, evaluate
@@ -212,6 +213,9 @@ class Loop:
         if self._accelerator.scaler is not None and found.document["scaler"]:
             self._accelerator.scaler.load_state_dict(found.document["scaler"])
         self.progress = found.progress
+        if not self.progress.finished:
+            # Without them the run could not be ended, hours later.
+            best_weights(self._keeper, self.progress.history)
 
     def _finish(self) -> None:
         history = self.progress.history

@@ -177,6 +177,17 @@ def test_the_best_weights_are_not_made_up_when_they_are_missing() -> None:
         trained(with_norms(), config(lr=0.0, epochs=2), keeper)
 
 
+def test_a_run_whose_best_weights_are_missing_is_not_gone_on_with() -> None:
+    keeper = Stopped(step=3)
+    with pytest.raises(KeyboardInterrupt):
+        trained(with_norms(), config(), keeper)
+    resumed = MemoryKeeper(keeper.state)
+    with pytest.raises(InputRejectedError, match="best weights of the run are missing"):
+        trained(with_norms(), config(), resumed)
+    # No step was done in vain.
+    assert resumed.state is keeper.state
+
+
 def test_frozen_statistics_stay_and_batch_statistics_move() -> None:
     for bn_stats in ("frozen", "batch"):
         model = with_norms()
