@@ -1,18 +1,14 @@
 """What `bnretrofit finetune` does: train a checkpoint, and keep the run in a folder that it can go on from."""
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bnretrofit.copies import independent_copy
-from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
-from bnretrofit.training import Epoch, TrainingConfig, finetune_on
+from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
@@ -20,15 +16,16 @@ from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data import TrainingSource, open_training
-from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
-from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
-from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of, settings_written
+from bnretrofit.workflows.opening import ModelChoice, example_for, open_model
+from bnretrofit.workflows.own_heads import check_heads, with_own_head
+from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of
+from bnretrofit.workflows.run_settings import settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
-from bnretrofit.zoo import parse_model
+from bnretrofit.workflows.training_records import training_describer, training_settings
 
-__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint", "with_own_head"]
+__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ def finetune_checkpoint(
         if classes is not None and classes != classes_of(network, example):
             head = replace_head(network, example, classes, config.seed)
             opened = replace(opened, num_classes=classes)
-            _check_heads(network, opened)
+            check_heads(network, opened)
             notes.append(f"'{head}' is a new layer of {classes} outputs")
         labels = labels_for(given.classes, classes_of(network, example))
         samples = given if labels is None else given.relabelled(labels)
@@ -162,8 +159,8 @@ def finetune_checkpoint(
         record = samples.record()
         keeper = RunFolder(
             run.folder,
-            _settings(opened, config, source, record, rate_found=run.find_rate, ranks=process_rank()[1]),
-            _describer(opened, config, source.preprocessing, record),
+            training_settings(opened, config, source, record, rate_found=run.find_rate, ranks=process_rank()[1]),
+            training_describer(opened, config, source.preprocessing, record),
             run.save_steps,
             writes=process_rank()[0] == 0,
             log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and process_rank()[0] == 0 else None,
@@ -180,85 +177,3 @@ def finetune_checkpoint(
     if keeper.writes:
         plot_history(results.history, run.folder / "plot.png")
     return Finetuned(str(opened.name), results, source.preprocessing, record, run.folder, rates, tuple(notes))
-
-
-def with_own_head(path: Path | None, model: ModelChoice) -> ModelChoice:
-    """The choice by which a model is opened that may get a new last layer.
-
-    timm gives its pretrained networks new heads itself, also those with two of them; all others keep the head of their
-    weights until it is replaced.
-    """
-    library = None if path is not None or model.name is None else parse_model(model.name).library
-    return model if library == "timm" else replace(model, num_classes=None)
-
-
-def _check_heads(network: nn.Module, opened: Opened) -> None:
-    """See that a network with a new head is what its library makes for so many classes.
-
-    Raises:
-        UsageError: It has other heads beside the new one.
-    """
-    if opened.name.library not in ("torchvision", "timm"):
-        return
-    tensors = network.state_dict()
-    stock = architecture(ModelChoice(str(opened.name), None, opened.num_classes)).model.state_dict()
-    names = [name for name, each in stock.items() if name in tensors and tensors[name].shape != each.shape]
-    if names:
-        raise UsageError(
-            f"the network has other heads beside the new one: {', '.join(names[:4])}",
-            where=str(opened.name),
-            remedy="give it new heads by its own library first",
-        )
-
-
-def _settings(
-    opened: Opened,
-    config: TrainingConfig,
-    source: TrainingSource,
-    record: dict[str, Any],
-    *,
-    rate_found: bool,
-    ranks: int,
-) -> dict[str, Any]:
-    """All that the weights depend on; not where things are, nor how many processes decode."""
-    checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
-    settings = {
-        "checkpoint": checkpoint,
-        "model": str(opened.name),
-        "config": config.to_json(),
-        "preprocessing": source.preprocessing.to_json(),
-        "batch_size": source.batch_size,
-        "aug": source.aug,
-        "data": record,
-        "ranks": ranks,
-        "rate_found": rate_found,
-    }
-    # As they are read again: JSON has lists alone.
-    told: dict[str, Any] = json.loads(json.dumps(settings))
-    return told
-
-
-def _describer(
-    opened: Opened, config: TrainingConfig, preprocessing: Preprocessing, record: dict[str, Any]
-) -> Callable[[str, Epoch, bool], dict[str, Any]]:
-    def describe(name: str, epoch: Epoch, measured: bool) -> dict[str, Any]:  # noqa: FBT001 - see run_folder.Describe
-        header = header_for(
-            opened,
-            stage="finetuned",
-            model=str(opened.name),
-            preprocessing=preprocessing,
-            changes=opened.changes,
-            plan=opened.plan,
-        )
-        training = {
-            "weights": name,
-            "epoch": epoch.epoch,
-            "step": epoch.step,
-            "val_top1": epoch.val_top1,
-            "statistics": "measured" if measured else "running",
-            "config": config.to_json(),
-            "data": record,
-        }
-        return {**header, "training": training}
-
-    return describe

@@ -1,16 +1,14 @@
-"""The folder of a run: its state, its best and last weights, its settings and its table, each whole at any moment."""
+"""The folder of a run: its state, its best and last weights and its table, each whole at any moment."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
-from bnretrofit.errors import InputRejectedError, ResourceError, RetrofitError, UsageError
+from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
 from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
@@ -18,7 +16,20 @@ from bnretrofit.training.saving import SavedRun
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workplaces import Workplace
 
-__all__ = ["BEST", "LAST", "SETTINGS", "STATE", "RunFolder", "as_state", "opened_run", "rate_of"]
+__all__ = [
+    "BEST",
+    "LAST",
+    "SETTINGS",
+    "STATE",
+    "RunFolder",
+    "as_state",
+    "check_apart",
+    "differing",
+    "opened_run",
+    "rate_of",
+    "visible",
+    "write_text",
+]
 
 STATE, SETTINGS, SUMMARY = "state.safetensors", "args.yaml", "summary.csv"
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -170,52 +181,9 @@ def write_text(path: Path, text: str) -> None:
         raise ResourceError("a file of the run cannot be written", where=str(path), why=why) from error
 
 
-@contextmanager
-def settings_written(path: Path, options: Mapping[str, Any] | None) -> Iterator[None]:
-    """Write what `--config` takes, unless the run is one that is gone on with.
-
-    Where the work within is refused before it left anything in the folder, they are taken back: whoever tries again,
-    with other options, finds the folder as it was.
-
-    Args:
-        path: The run's folder.
-        options: The command's; None for none that are to be written.
-    """
-    settings = path / SETTINGS
-    fresh = options is not None and not settings.is_file()
-    if fresh:
-        write_text(settings, yaml.safe_dump(dict(options or {}), sort_keys=True, allow_unicode=True))
-    try:
-        yield
-    except RetrofitError:
-        if fresh and visible(path) == [settings]:
-            settings.unlink()
-        raise
-
-
 def visible(path: Path) -> list[Path]:
     """What a folder holds, but for what a process that was killed has left of its lock and of files it was writing."""
     return [each for each in path.iterdir() if not each.name.startswith(".")]
-
-
-def check_settings(path: Path, options: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other options; where and how fast it works may differ.
-
-    Raises:
-        UsageError: Names what differs.
-    """
-    try:
-        before = yaml.safe_load((path / SETTINGS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    kept, given = ({key: each for key, each in some.items() if key not in FREE} for some in (before, options))
-    changed = differing(kept, given)
-    if changed:
-        why, remedy = "; ".join(changed), "go on with the same, or begin another run"
-        raise UsageError("the run was begun with other options", where=str(path), why=why, remedy=remedy)
-
-
-FREE = frozenset({"workers", "save-steps", "device", "tensorboard"})
 
 
 def check_apart(path: Path, *images: str | None) -> None:

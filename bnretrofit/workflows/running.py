@@ -10,12 +10,14 @@ from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training_data.folders import taken_apart
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
-from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint, with_own_head
+from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
+from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import BEST, check_apart, check_settings, opened_run, settings_written
+from bnretrofit.workflows.run_folder import BEST, check_apart, opened_run
+from bnretrofit.workflows.run_settings import check_settings, settings_written
 
 __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 

@@ -325,3 +325,14 @@ def test_a_rate_that_was_found_is_kept(bn: Path, labelled: Path, tmp_path: Path)
     # A rate that was given is no rate that was found.
     other = finetune(bn, labelled, tmp_path / "run", "--lr", rate, "--epochs", 1, "--resume")
     assert other.code == 2
+
+
+@pytest.mark.parametrize("damaged", [b"epochs: [", b"\xff\xfe", b"", b"- epochs\n"])
+def test_run_names_options_that_it_cannot_read(damaged: bytes, labelled: Path, tmp_path: Path) -> None:
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    whole = ("run", plain, "-m", factory("plain"), "--trust-code", "-d", labelled / "train", "-o", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "args.yaml").write_bytes(damaged)
+    done = run(*whole, "--resume")
+    assert (done.code, "options cannot be read" in done.err, "args.yaml" in done.err) == (4, True, True), done.err
+    assert (tmp_path / "run" / "args.yaml").read_bytes() == damaged

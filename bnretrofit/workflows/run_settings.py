@@ -1,0 +1,70 @@
+"""The options of a run, which its folder keeps: for `--config` of another, and to know the run again."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bnretrofit.errors import InputRejectedError, RetrofitError, UsageError
+from bnretrofit.workflows.run_folder import SETTINGS, differing, visible, write_text
+
+__all__ = ["check_settings", "settings_written"]
+
+FREE = frozenset({"workers", "save-steps", "device", "tensorboard"})
+"""Options that change nothing of what comes out."""
+
+
+@contextmanager
+def settings_written(path: Path, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Write what `--config` takes, unless the run is one that is gone on with.
+
+    Where the work within is refused before it left anything in the folder, they are taken back: whoever tries again,
+    with other options, finds the folder as it was.
+
+    Args:
+        path: The run's folder.
+        options: The command's; None for none that are to be written.
+    """
+    settings = path / SETTINGS
+    fresh = options is not None and not settings.is_file()
+    if fresh:
+        write_text(settings, yaml.safe_dump(dict(options or {}), sort_keys=True, allow_unicode=True))
+    try:
+        yield
+    except RetrofitError:
+        if fresh and visible(path) == [settings]:
+            settings.unlink()
+        raise
+
+
+def check_settings(path: Path, options: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other options; where and how fast it works may differ.
+
+    Raises:
+        UsageError: Names what differs.
+        InputRejectedError: They cannot be read.
+    """
+    try:
+        before = yaml.safe_load((path / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _damaged(path, next(iter(str(error).splitlines()), type(error).__name__)) from error
+    if not isinstance(before, dict):
+        raise _damaged(path, "it holds no options")
+    kept, given = ({key: each for key, each in some.items() if key not in FREE} for some in (before, options))
+    changed = differing(kept, given)
+    if changed:
+        why, remedy = "; ".join(changed), "go on with the same, or begin another run"
+        raise UsageError("the run was begun with other options", where=str(path), why=why, remedy=remedy)
+
+
+def _damaged(path: Path, why: str) -> InputRejectedError:
+    return InputRejectedError(
+        "the run's options cannot be read",
+        where=str(path / SETTINGS),
+        why=why,
+        remedy="put the file back, or begin another run",
+    )
