@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ChannelsLastBatchNorm1d",
+    "foreign_norms",
     "is_batch_norm",
     "is_fixed_norm",
     "is_frozen_norm",
@@ -64,12 +65,30 @@ def is_fixed_norm(module: nn.Module) -> bool:
 
 
 def running_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms that use batch statistics in training and track running ones."""
+    """The norms that use batch statistics in training and track running ones, and do nothing else with them.
+
+    Given: `class Named(nn.BatchNorm2d)` without a forward of its own. It is one of them.
+    """
+    return {name: module for name, module in _tracking(model).items() if is_fixed_norm(module) or _inherits(module)}
+
+
+def foreign_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The norms with running statistics whose class computes in a way of its own: nobody knows with what settings."""
+    known = running_norms(model)
+    return {name: module for name, module in _tracking(model).items() if name not in known}
+
+
+def _tracking(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if is_fixed_norm(module) and not is_frozen_norm(module) and getattr(module, "running_var", None) is not None
+        if is_batch_norm(module) and not is_frozen_norm(module) and getattr(module, "running_var", None) is not None
     }
+
+
+def _inherits(module: nn.Module) -> bool:
+    """Whether a subclass of a stock norm leaves its forward as it is, also in the instance."""
+    return isinstance(module, _STOCK) and any(type(module).forward is stock.forward for stock in _STOCK)
 
 
 def is_frozen_norm(module: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.memory import Parts
 from bnretrofit.moments import ChannelStats, PassMoments
-from bnretrofit.norms import ChannelsLastBatchNorm1d, is_fixed_norm, is_frozen_norm
+from bnretrofit.norms import ChannelsLastBatchNorm1d, running_norms
 
 __all__ = ["SETTLED", "Batches", "Recalibrated", "held_statistics", "moved", "recalibrate", "set_statistics"]
 
@@ -71,7 +71,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
     copy = independent_copy(model)
     modes = {module: module.training for module in copy.modules()}
     copy.eval()
-    norms = {name: module for name, module in copy.named_modules() if _is_measured(module)}
+    norms = running_norms(copy)
     if not norms or not len(batches):
         raise InputRejectedError(
             "there is nothing to recalibrate",
@@ -89,10 +89,6 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
         module.training = training
     ratios = {name: (old[name] / _variance(norm)).double().cpu() for name, norm in norms.items()}
     return Recalibrated(copy, ratios, passes)
-
-
-def _is_measured(module: nn.Module) -> bool:
-    return is_fixed_norm(module) and not is_frozen_norm(module) and getattr(module, "running_var", None) is not None
 
 
 def _variance(norm: Any) -> Tensor:

@@ -28,17 +28,20 @@ DENSE_WIDTH = 512 // SHARE
 CLASSES = 10
 
 
-def cifar10_vgg16() -> VGG:
+def cifar10_vgg16(num_classes: int = CLASSES) -> VGG:
     """Build the network, its weights drawn after He et al. (2015) as torchvision draws those of a VGG's convolutions.
 
+    Args:
+        num_classes: Outputs.
+
     Returns:
-        A VGG with 13 convolutions and 3 dense layers and no norm, from inputs (N, 3, 32, 32) to logits (N, 10).
+        A VGG with 13 convolutions and 3 dense layers and no norm: (N, 3, 32, 32) -> logits (N, num_classes).
     """
     features = make_layers(FEATURES)
     # The class makes a head of 4096-wide layers whatever its features are: on the meta device that costs nothing, and
     # the head is replaced below.
     with torch.device("meta"):
-        model = VGG(features, num_classes=CLASSES)
+        model = VGG(features, num_classes=num_classes)
     # Five poolings leave one pixel of 32: the 7 x 7 pooling of the class would only repeat it.
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     model.classifier = nn.Sequential(
@@ -48,7 +51,7 @@ def cifar10_vgg16() -> VGG:
         nn.Linear(DENSE_WIDTH, DENSE_WIDTH),
         nn.ReLU(inplace=True),
         nn.Dropout(p=0.5),
-        nn.Linear(DENSE_WIDTH, CLASSES),
+        nn.Linear(DENSE_WIDTH, num_classes),
     )
     # torchvision's rule for dense layers, a standard deviation of 0.01, is made for 4096 inputs: with 128 the signal
     # would fade, and the network not learn at all.

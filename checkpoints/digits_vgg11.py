@@ -27,17 +27,20 @@ DENSE_WIDTH = 96
 CLASSES = 10
 
 
-def digits_vgg11() -> VGG:
+def digits_vgg11(num_classes: int = CLASSES) -> VGG:
     """Build the network, initialised as torchvision initialises a VGG.
 
+    Args:
+        num_classes: Outputs.
+
     Returns:
-        A VGG with 8 convolutions and 3 dense layers and no norm, from inputs (N, 3, 32, 32) to logits (N, 10).
+        A VGG with 8 convolutions and 3 dense layers and no norm: (N, 3, 32, 32) -> logits (N, num_classes).
     """
     features = make_layers(FEATURES)
     # The class makes a head of 4096-wide layers, 120 million weights, whatever its features are: on the meta device
     # that costs nothing, and the head is replaced below.
     with torch.device("meta"):
-        model = VGG(features, num_classes=CLASSES)
+        model = VGG(features, num_classes=num_classes)
     # Five poolings leave one pixel of 32: the 7 x 7 pooling of the class would only repeat it.
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     model.classifier = nn.Sequential(
@@ -47,7 +50,7 @@ def digits_vgg11() -> VGG:
         nn.Linear(DENSE_WIDTH, DENSE_WIDTH),
         nn.ReLU(inplace=True),
         nn.Dropout(p=0.5),
-        nn.Linear(DENSE_WIDTH, CLASSES),
+        nn.Linear(DENSE_WIDTH, num_classes),
     )
     # The constructor has initialised the convolutions; this is its rule for dense layers, for the new ones.
     for module in model.classifier:

@@ -37,7 +37,7 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 
 
 ALIASES = {"data": "root"}
-PLACES = ("root", "val")
+PLACES = ("root", "val", "data_dir")
 
 config_option = click.option(
     "--config",

@@ -10,6 +10,7 @@ from .options import FILE, image_choice, json_option, loading_options, preproces
 
 __all__ = [
     "data_choice",
+    "dataset_options",
     "run_choice",
     "run_folder_options",
     "training_choice",
@@ -56,6 +57,15 @@ training_data_options = stacked(
     ),
     loading_options,
     preprocessing_options,
+)
+
+dataset_options = stacked(
+    click.option(
+        "--data-dir", metavar="DIR", help="Where the files of a data set of timm's are, such as torch/cifar10."
+    ),
+    click.option(
+        "--train-split", metavar="NAME", help="Of a data set of timm's: its split to train on.  [default: train]"
+    ),
 )
 
 training_options = stacked(
@@ -136,7 +146,10 @@ def data_choice(checkpoint: Path | None, options: dict[str, Any]) -> Any:
         raise click.UsageError("CHECKPOINT and --weights exclude each other.")
     if options["val"] is not None and options["val_split"] is not None:
         raise click.UsageError("--val and --val-split exclude each other.")
-    return DataChoice(image_choice(options), *(options[name] for name in ("root", "val", "val_split", "aug")))
+    chosen = {name: options[name] for name in ("val", "val_split", "aug")}
+    # Of `finetune` alone: `run` works on folders.
+    more = {name: options[name] for name in ("data_dir", "train_split") if options.get(name) is not None}
+    return DataChoice(image_choice(options), options["root"], **chosen, **more)
 
 
 def run_choice(ctx: click.Context, output: Path, device: str | None, options: dict[str, Any], *, resume: bool) -> Any:

@@ -4,6 +4,7 @@ import os
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bnretrofit.batches import checked_device
@@ -32,8 +33,10 @@ def accelerator_for(device: str | None, amp: str) -> Any:
         raise UsageError(f"training does not run on '{device}'", remedy=remedy)
     if device is not None:
         checked_device(device)
+    # Accelerate would take an Apple GPU, which has no float64.
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     try:
-        made = Accelerator(cpu=device == "cpu", mixed_precision=amp)
+        made = Accelerator(cpu=cpu, mixed_precision=amp)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--amp {amp} does not run here", why=str(error), remedy="take --amp no or bf16") from error
     if amp == "fp16" and made.device.type == "cpu":

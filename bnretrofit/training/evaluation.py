@@ -53,7 +53,8 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: what a network keeps of its first pass, such as positions, is to be trained with.
+        with torch.no_grad():
             for images, labels in tqdm(batches, desc="validate", unit="batch", delay=1.0, leave=False, disable=quiet):
                 # float64: a sum over images must not depend on how they are batched.
                 logits = logits_of(model(images.to(device)), type(model).__name__).double()
@@ -71,7 +72,7 @@ def evaluate(
     return Evaluation(loss_sum / count, hit / count, int(count))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def classes_of(model: nn.Module, images: Tensor) -> int:
     """How many outputs a classifier has.
 

@@ -122,7 +122,7 @@ def _finished(
         already = name == "best" and kept is not None and kept.measured
         ratios: tuple[float, float] | None = None
         # Epoch 0 is the model as it came, and nothing of it lags behind.
-        if batch_statistics and not already and of[name].step:
+        if batch_statistics and running_norms(model) and not already and of[name].step:
             images = images or training_images(data)
             found = measured(model, images, quiet=not accelerator.is_main_process)
             model.load_state_dict(found.model.state_dict())

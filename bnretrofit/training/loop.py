@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnretrofit.errors import InputRejectedError, TrainingDivergedError
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError, UsageError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
@@ -57,6 +57,14 @@ class Loop:
         self._ranks, self._rank = accelerator.num_processes, accelerator.process_index
         self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
         self._steps = self._steps_in_all()
+        if (
+            config.patience is not None
+            and data.validation(accelerator.process_index, accelerator.num_processes) is None
+        ):
+            raise UsageError(
+                "patience waits for a better accuracy, and there is nothing to validate with",
+                remedy="give --val or --val-split, or leave out --patience",
+            )
         self._batch_statistics = ready.batch_statistics
         self._stepper = Stepper(model, config, ready, accelerator, self._steps)
         self._quiet = not accelerator.is_main_process
@@ -200,6 +208,8 @@ class Loop:
 
     def _save(self, loss_sum: Tensor | None) -> None:
         if loss_sum is not None:
+            # On a GPU the loss is looked at now and then only, and what is kept is to be good.
+            self._check(float(loss_sum), "loss")
             self._check_weights()
             self.progress = replace(self.progress, loss_sum=float(loss_sum))
         average = None if self._average is None else self._average.module

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnretrofit.norms import ChannelsLastBatchNorm1d, is_batch_norm, is_fixed_norm
+from bnretrofit.norms import ChannelsLastBatchNorm1d, foreign_norms, is_batch_norm, is_fixed_norm, running_norms
 
-__all__ = ["momentum_set", "resolved", "synchronised", "unsynchronised"]
+__all__ = ["momentum_set", "resolved", "smallest_batch", "synchronised", "unsynchronised"]
 
 SMALL_BATCH = 16
 """Below so many images per normalisation, "auto" freezes the statistics: with batch statistics a dense layer's outputs
@@ -23,6 +23,12 @@ def resolved(bn_stats: str, images: int) -> str:
         images: That share their statistics: of a batch, or of a batch on all GPUs where these are synchronised.
     """
     return ("frozen" if images < SMALL_BATCH else "batch") if bn_stats == "auto" else bn_stats
+
+
+def smallest_batch(model: nn.Module, bn_stats: str, batch_size: int) -> int:
+    """How many images a batch has to hold at least: statistics of one value do not exist."""
+    norms = running_norms(model) or foreign_norms(model)
+    return 2 if norms and resolved(bn_stats, batch_size) == "batch" else 1
 
 
 @contextmanager

@@ -36,15 +36,23 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
         raise UsageError(
             f"there is no optimiser '{config.opt}' with these settings", why=said, remedy="take sgd or adamw"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        why = "it needs gradients of gradients"
+        raise UsageError(f"there is no training with the optimiser '{config.opt}'", why=why, remedy="take sgd or adamw")
     groups = [{**group, "params": []} for group in optimizer.state_dict()["param_groups"]]
     try:
         json.dumps(groups, allow_nan=False)
     except (TypeError, ValueError) as error:
-        why = f"what it keeps beside its tensors cannot be saved: {error}"
-        raise UsageError(
-            f"a run with the optimiser '{config.opt}' cannot be kept", why=why, remedy="take sgd or adamw"
-        ) from error
+        raise _unkept(config.opt, str(error)) from error
+    more = sorted(optimizer.state_dict().keys() - {"state", "param_groups"})
+    if more:
+        raise _unkept(config.opt, ", ".join(more))
     return optimizer
+
+
+def _unkept(name: str, what: str) -> UsageError:
+    why = f"what it keeps beside its tensors cannot be saved: {what}"
+    return UsageError(f"a run with the optimiser '{name}' cannot be kept", why=why, remedy="take sgd or adamw")
 
 
 def rates_for(config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:

@@ -5,17 +5,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError, UsageError
-from bnretrofit.norms import running_norms
+from bnretrofit.norms import foreign_norms, running_norms
+from bnretrofit.training.averaging import average_of
 from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.devices import gathered
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.frozen_statistics import frozen_statistics
 from bnretrofit.training.norm_mode import momentum_set, resolved, synchronised, unsynchronised
 from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
 from bnretrofit.training.protocols import TrainingSet
+from bnretrofit.training.reaching import unreached
 from bnretrofit.trials.drift import drift_of
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -61,24 +64,36 @@ def prepared(
         InputRejectedError: The model is no classifier of these images, or a batch has one image.
     """
     images = _first_images(data, accelerator)
-    norms = running_norms(model)
+    norms, foreign = running_norms(model), foreign_norms(model)
     ranks = accelerator.num_processes if accelerator.device.type == "cuda" else 1
-    batch = bool(norms) and resolved(config.bn_stats, len(images) * ranks) == "batch"
-    if batch and len(images) < 2:
+    # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
+    sizes = [int(size) for size in gathered(accelerator, torch.tensor(len(images), device=images.device))]
+    batch = bool(norms or foreign) and resolved(config.bn_stats, max(sizes) * ranks) == "batch"
+    if batch and min(sizes) < 2:
         remedy = "take a larger --batch-size, or --bn-stats frozen"
         raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
-    if norms:
+    if norms or foreign:
         drift = drift_of(model, images)
         how = "the statistics of each batch" if batch else "their running statistics"
         tell(f"norms use {how}" + ("" if drift is None else f"; with batch statistics outputs move by {drift}"))
+    for name in foreign if batch else ():
+        tell(
+            f"'{name}' is a {type(foreign[name]).__name__}, which computes in a way of its own: its running statistics "
+            "are not measured again, nor pooled, and --bn-momentum does not reach it"
+        )
     classes = classes_of(model, images[:1])
     trained = trained_parameters(model, images[:1], config.train)
-    average = _average(model, config)
+    beside = unreached(model, images[:1], trained.named())
+    if beside and len(beside) < len(trained.named()):
+        shown = ", ".join(beside[:3]) + (" …" if len(beside) > 3 else "")
+        tell(f"{len(beside)} parameters are not trained, since the logits do not depend on them: {shown}")
+        trained = trained.without(beside)
+    average = None if config.ema_decay is None else average_of(model, config.ema_decay)
     with ExitStack() as stack:
         stack.enter_context(trained_alone(model, trained))
         stack.enter_context(_dropout_set(model, config.dropout))
         stack.enter_context(momentum_set(norms, config.bn_momentum))
-        if norms and not batch:
+        if (norms or foreign) and not batch:
             for left in stack.enter_context(frozen_statistics(model, images[:1])).leaves:
                 tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
         elif ranks > 1:
@@ -100,15 +115,6 @@ def _first_images(data: TrainingSet, accelerator: Any) -> Tensor:
         raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
     images: Tensor = found[0].to(accelerator.device)
     return images
-
-
-def _average(model: nn.Module, config: TrainingConfig) -> Any:
-    if config.ema_decay is None:
-        return None
-    from timm.utils import ModelEmaV3
-
-    # The average follows at once and slows down: at the start there is nothing worth averaging over long.
-    return ModelEmaV3(independent_copy(model), decay=config.ema_decay, use_warmup=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError
+from bnretrofit.training.averaging import update_average
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.evaluation import check_labels
 from bnretrofit.training.optimisation import optimizer_for, rates_for
@@ -82,11 +83,8 @@ class Stepper:
 
     def update_average(self, step: int) -> None:
         """Let the average follow, once the running statistics are those of the whole step with this number."""
-        average = self._ready.average
-        if average is not None:
-            # What rounds at random, as half-precision averages do, is the same for the same step.
-            average._sr_generator.manual_seed(seed_of(self._config.seed, "average", step))  # noqa: SLF001
-            average.update(self._model, step=step + 1)
+        if self._ready.average is not None:
+            update_average(self._ready.average, self._model, step + 1, seed_of(self._config.seed, "average", step))
 
     def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
         layout = torch.channels_last if self._config.channels_last else torch.preserve_format

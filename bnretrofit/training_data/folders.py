@@ -67,12 +67,17 @@ def open_folders(
 
 def taken_apart(root: Path, val: Path | None) -> tuple[Path, Path | None]:
     """The folder to train on and the one to validate with; of a folder that holds nothing but splits, two of these."""
-    folders = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    folders = {path.name for path in _visible(root) if path.is_dir()} if root.is_dir() else set()
     train = next((name for name in TRAINING if name in folders), None)
     if train is None or not folders <= {*TRAINING, *VALIDATION, *TEST}:
         return root, val
     named = next((name for name in VALIDATION if name in folders), None)
     return root / train, root / named if val is None and named is not None else val
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds, but for what editors and notebooks hide in it: it is no class, and no split."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _classified(folder: Path, max_bad_images: int) -> ImageFiles:

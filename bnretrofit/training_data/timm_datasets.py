@@ -81,6 +81,8 @@ def open_dataset(dataset: DatasetName, split: str, **options: Any) -> Any:
             where=dataset.name,
             remedy=f"pip install {package.replace('_', '-')}",
         )
+    if dataset.prefix == "torch" and dataset.data_dir is None:
+        raise UsageError("torchvision's data sets lie in a folder", where=dataset.name, remedy="pass --data-dir DIR")
     from timm.data.dataset_factory import create_dataset
 
     try:

@@ -12,6 +12,7 @@ from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
+from bnretrofit.training.norm_mode import smallest_batch
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
@@ -38,6 +39,8 @@ class DataChoice:
         val: See there.
         val_split: See there.
         aug: See there.
+        data_dir: See there.
+        train_split: See there.
     """
 
     images: ImageChoice
@@ -45,6 +48,8 @@ class DataChoice:
     val: str | None = None
     val_split: float | None = None
     aug: str = "auto"
+    data_dir: str | None = None
+    train_split: str = "train"
 
     def source(self, given: Preprocessing, min_batch: int) -> TrainingSource:
         """What is trained on, for a network of that preprocessing."""
@@ -59,6 +64,8 @@ class DataChoice:
             workers=self.images.workers,
             max_bad_images=self.images.max_bad_images,
             min_batch=min_batch,
+            data_dir=self.data_dir,
+            train_split=self.train_split,
         )
 
 
@@ -134,7 +141,7 @@ def finetune_checkpoint(
     """
     opened = open_model(path, with_own_head(path, model))
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
-    min_batch = 1 if config.bn_stats == "frozen" else 2
+    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size)
     source = data.source(opened.preprocessing, min_batch)
     example = example_for(source.preprocessing, network)
     with closing(open_training(source)) as given:
@@ -143,20 +150,21 @@ def finetune_checkpoint(
         if classes is not None and classes != classes_of(network, example):
             head = replace_head(network, example, classes, config.seed)
             opened = replace(opened, num_classes=classes)
-            check_heads(network, opened)
+            check_heads(network, opened, trust_code=model.trust_code)
             notes.append(f"'{head}' is a new layer of {classes} outputs")
         labels = labels_for(given.classes, classes_of(network, example))
         samples = given if labels is None else given.relabelled(labels)
         check_apart(run.folder, data.root, data.val)
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
+        # Before any image is read: what cannot be read is found anew by whoever goes on, and told in the end.
+        record = samples.record()
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
         config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
         if found is not None:
             notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
-        record = samples.record()
         keeper = RunFolder(
             run.folder,
             training_settings(opened, config, source, record, rate_found=run.find_rate, ranks=process_rank()[1]),
@@ -174,6 +182,7 @@ def finetune_checkpoint(
         finally:
             keeper.leave()
         notes.extend(samples.bad)
+        told = samples.record()
     if keeper.writes:
         plot_history(results.history, run.folder / "plot.png")
-    return Finetuned(str(opened.name), results, source.preprocessing, record, run.folder, rates, tuple(notes))
+    return Finetuned(str(opened.name), results, source.preprocessing, told, run.folder, rates, tuple(notes))

@@ -27,6 +27,7 @@ class ImageChoice:
         num_images: How many are used, drawn with `seed`; None for all.
         seed: Of the draw.
         max_bad_images: How many may be unreadable.
+        files: Those of the folder's that are meant; None for all of them.
         img_size, mean, std, interpolation, crop_pct: Instead of the model's own preprocessing.
     """
 
@@ -36,11 +37,24 @@ class ImageChoice:
     num_images: int | None = None
     seed: int = 0
     max_bad_images: int = 0
+    files: ImageFiles | None = None
     img_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+
+    def found(self) -> ImageFiles:
+        """The images, of which `num_images` are drawn.
+
+        Raises:
+            InputRejectedError: The folder holds none.
+        """
+        if self.files is not None:
+            return self.files
+        if self.folder is None:
+            raise ValueError("no folder was chosen")
+        return find_images(self.folder, self.max_bad_images)
 
     def preprocessing(self, given: Preprocessing) -> Preprocessing:
         """The model's preprocessing with what the user asked for instead."""
@@ -65,9 +79,7 @@ def batches_of(choice: ImageChoice, preprocessing: Preprocessing, files: ImageFi
         InputRejectedError: The folder holds no image.
     """
     if files is None:
-        if choice.folder is None:
-            raise ValueError("no folder was chosen")
-        files = find_images(choice.folder, choice.max_bad_images).sampled(choice.num_images, choice.seed)
+        files = choice.found().sampled(choice.num_images, choice.seed)
     return ImageBatches(files, preprocessing, choice.batch_size, choice.workers, choice.max_bad_images)
 
 

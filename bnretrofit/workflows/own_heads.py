@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.workflows.opening import ModelChoice, Opened, architecture
 from bnretrofit.zoo import parse_model
 
@@ -22,16 +22,29 @@ def with_own_head(path: Path | None, model: ModelChoice) -> ModelChoice:
     return model if library == "timm" else replace(model, num_classes=None)
 
 
-def check_heads(network: nn.Module, opened: Opened) -> None:
-    """See that a network with a new head is what its library makes for so many classes.
+def check_heads(network: nn.Module, opened: Opened, *, trust_code: bool = False) -> None:
+    """See that a network with a new head is what its library, or its factory, makes for so many classes.
+
+    All who open the result make that first.
+
+    Args:
+        network: With its new head.
+        opened: What it came from, with the new number of classes.
+        trust_code: Permit running a Python file for its factory.
 
     Raises:
-        UsageError: It has other heads beside the new one.
+        UsageError: The architecture cannot be made with so many classes, or it has other heads beside the new one.
     """
-    if opened.name.library not in ("torchvision", "timm"):
-        return
+    choice = ModelChoice(str(opened.name), None, opened.num_classes, trust_code)
+    try:
+        stock = architecture(choice).model.state_dict()
+    except InputRejectedError as error:
+        raise UsageError(
+            f"{opened.name} cannot be made with {opened.num_classes} classes, and the result could not be opened",
+            why=error.why,
+            remedy="give the factory an argument num_classes, or make one of so many outputs and name that",
+        ) from error
     tensors = network.state_dict()
-    stock = architecture(ModelChoice(str(opened.name), None, opened.num_classes)).model.state_dict()
     names = [name for name, each in stock.items() if name in tensors and tensors[name].shape != each.shape]
     if names:
         raise UsageError(

@@ -9,7 +9,7 @@ from torch import nn
 from bnretrofit.batches import checked_device
 from bnretrofit.calibration import calibrate
 from bnretrofit.comparison import Report
-from bnretrofit.data import ImageBatches, ImageFiles, find_images
+from bnretrofit.data import ImageBatches, ImageFiles
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.insertion import insert_sharing
 from bnretrofit.memory import splits_noted
@@ -98,7 +98,7 @@ def retrofit_checkpoint(
     check_output(output, overwrite=overwrite)
     if images.folder is None:
         raise UsageError("no images to calibrate with", remedy="pass -d FOLDER")
-    everything = find_images(images.folder, images.max_bad_images)
+    everything = images.found()
     opened = open_agreed(path, model, choice if isinstance(choice, PlanFile) else None)
     if opened.has_inserted_norms:
         raise UsageError(

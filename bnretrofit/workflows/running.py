@@ -1,18 +1,24 @@
 """What `bnretrofit run` does: retrofit, fine-tune, fold and verify, in one folder from which it can be gone on with."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import UsageError, VerificationError
+from bnretrofit.image_files import ImageFiles, find_images
 from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
+from bnretrofit.training.evaluation import Evaluation, classes_of, evaluate
+from bnretrofit.training_data import open_training
 from bnretrofit.training_data.folders import taken_apart
+from bnretrofit.training_data.splits import split
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
 from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
-from bnretrofit.workflows.opening import ModelChoice, architecture, open_model
+from bnretrofit.workflows.labels import labels_for
+from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
 from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
@@ -20,6 +26,9 @@ from bnretrofit.workflows.run_folder import BEST, check_apart, opened_run
 from bnretrofit.workflows.run_settings import check_settings, settings_written
 
 __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
+
+IMAGES = 1000
+"""So many training images are calibrated on."""
 
 RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
 
@@ -30,7 +39,9 @@ class Ran:
 
     Attributes:
         finetuned: How training went.
-        compared: The folded result against the fine-tuned one, on validation images where there are any.
+        compared: The folded result against the fine-tuned one, on validation images where there is a folder of them, on
+            training images otherwise.
+        judged: What the folded result achieves on what the fine-tuned one was judged with; None without validation.
         folder: Where it all is.
         stock: The architecture that the folded file was loaded into, strictly.
         done_before: Steps that an earlier call had finished.
@@ -38,6 +49,7 @@ class Ran:
 
     finetuned: Finetuned
     compared: Compared
+    judged: Evaluation | None
     folder: Path
     stock: str
     done_before: tuple[str, ...]
@@ -79,7 +91,6 @@ def run_checkpoint(
         raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
     # The folder as it was given, too: what is put among the splits would not be a split.
     check_apart(run.folder, data.root, data.val)
-    # Statistics are measured on what is trained on alone.
     root, val = taken_apart(Path(data.root), None if data.val is None else Path(data.val))
     data = replace(data, root=str(root), val=None if val is None else str(val))
     if plan.like is not None:
@@ -98,7 +109,7 @@ def run_checkpoint(
             done.append("retrofit")
         else:
             tell("step 1 of 3: retrofit")
-            images = replace(data.images, folder=Path(data.root), num_images=1000)
+            images = replace(data.images, folder=root, files=_trained_on(data), num_images=IMAGES)
             made = retrofit_checkpoint(
                 path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
             )
@@ -111,7 +122,7 @@ def run_checkpoint(
     finetuned = finetune_checkpoint(retrofitted, same, data, config, going_on, tell)
     tell("step 3 of 3: fold and verify")
     best = training / BEST
-    judge = replace(data.images, folder=None if data.val is None else Path(data.val), num_images=None)
+    judge = replace(data.images, folder=root if val is None else val, num_images=IMAGES if val is None else None)
     known = ModelChoice(trust_code=model.trust_code)
     if folded.is_file() and _is_of(folded, best, known):
         done.append("fold")
@@ -121,7 +132,31 @@ def run_checkpoint(
         compared = fold_checkpoint(
             best, known, judge, folded, choice, overwrite=True, device=run.device or "cpu"
         ).compared
-    return Ran(finetuned, compared, run.folder, _loaded_strictly(folded, known), tuple(done))
+    judged = _judged(open_model(folded, known), data)
+    return Ran(finetuned, compared, judged, run.folder, _loaded_strictly(folded, known), tuple(done))
+
+
+def _trained_on(data: DataChoice) -> ImageFiles | None:
+    """The images that no share of is set aside; None where none is."""
+    if data.val is not None or data.val_split is None:
+        return None
+    given = data.images
+    files = find_images(Path(data.root), given.max_bad_images)
+    if not files.classes:
+        # Fine-tuning says what is wrong with them.
+        return None
+    kept, _ = split(files.labels, data.val_split, given.seed)
+    return files.taken(kept.tolist())
+
+
+def _judged(folded: Opened, data: DataChoice) -> Evaluation | None:
+    """Judge a folded model as the run judged the one with norms: on the same images, with the same labels."""
+    source = data.source(folded.preprocessing, min_batch=1)
+    with closing(open_training(source)) as given:
+        outputs = classes_of(folded.model, example_for(source.preprocessing, folded.model))
+        labels = labels_for(given.classes, outputs)
+        batches = (given if labels is None else given.relabelled(labels)).validation()
+        return None if batches is None else evaluate(folded.model, batches)
 
 
 def _check_source(retrofitted: Path, path: Path | None, model: ModelChoice) -> None:

@@ -10,6 +10,7 @@ from ..console import emit_json, note, results_only, show, table
 from ..options import FILE, model_choice, model_options
 from ..training_options import (
     data_choice,
+    dataset_options,
     run_choice,
     run_folder_options,
     training_choice,
@@ -24,6 +25,7 @@ from ..training_options import (
 @model_options
 @weights_option
 @training_data_options
+@dataset_options
 @training_options
 @run_folder_options
 @click.pass_context

@@ -68,14 +68,15 @@ def command(
             **{name: dataclasses.asdict(getattr(results, name)) for name in ("best", "last")},
             "report": report.to_json(),
             "accuracy": done.compared.accuracy,
+            "judged": None if done.judged is None else dataclasses.asdict(done.judged),
             "done_before": list(done.done_before),
             "notes": list(done.finetuned.notes),
         }
         emit_json("run", document, status="ok" if report.passed else "failed", exit_code=exit_code)
         return exit_code
     rows = rows_of(results)
-    if done.compared.accuracy is not None:
-        rows.append(("folded", rows[1][1], "", shown(None, done.compared.accuracy[1])[1]))
+    if done.judged is not None:
+        rows.append(("folded", rows[1][1], *shown(done.judged.loss, done.judged.top1)))
     show(f"model          {done.stock}")
     show(table(rows, ("", "epoch", "val loss", "val top-1")))
     for line in scale_lines(results.best):

@@ -212,3 +212,20 @@ def hostile() -> nn.Module:
 def deep(layers: int = 400) -> nn.Sequential:
     """Four hundred layers."""
     return nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(layers)))
+
+
+class Idle(nn.Module):
+    """`plain_bn`, and a layer that nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.idle = plain_bn(), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+
+def idle() -> Idle:
+    """A layer without use."""
+    return Idle()

@@ -32,15 +32,24 @@ def two_ways(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     assert one.code == 0, one.err
     half = run(*given, "-o", folder / "half")
     assert half.code == 0, half.err
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--module", "cli")
-    command = [*map(str, (*launch, *given, "-o", folder / "two"))]
-    two = subprocess.run(
-        command, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    two = on_two_ranks(*given, "-o", folder / "two")
     assert two.returncode == 0, two.stderr
     # What is said is said once.
     assert two.stdout.count("model ") == one.out.count("model ")
     return folder / "one", folder / "two"
+
+
+def on_two_ranks(*arguments: object) -> subprocess.CompletedProcess[str]:
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--module", "cli")
+    return subprocess.run(
+        [*map(str, (*launch, *arguments))],
+        cwd=ROOT,
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def losses(folder: Path) -> list[tuple[float, float]]:
@@ -70,3 +79,16 @@ def test_two_ranks_end_with_the_same_network(two_ways: tuple[Path, Path]) -> Non
         torch.testing.assert_close(two[name], tensor, rtol=BOUND, atol=BOUND, msg=name)
     kinds = [header_of(folder / "last.safetensors")["stage"] for folder in two_ways]
     assert kinds == ["finetuned", "finetuned"]
+
+
+def test_ranks_with_batches_of_several_sizes_and_a_layer_without_use_end_together(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "train", each=11)
+    for number in range(2):
+        (tmp_path / "train" / "class0" / f"{number}.png").unlink()
+    checkpoint = save_state(tmp_path / "idle.pth", factories.idle())
+    # 16 images for one and 15 for the other: by itself one would freeze its norms, and the other wait for it.
+    given = ("finetune", checkpoint, "-m", factory("idle"), "--trust-code", "-d", tmp_path / "train", "-b", 16)
+    done = on_two_ranks(*given, "--epochs", 2, "--device", "cpu", "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "norms use the statistics of each batch" in done.stderr
+    assert "2 parameters are not trained" in done.stderr

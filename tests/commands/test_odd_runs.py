@@ -1,0 +1,129 @@
+"""`bnretrofit finetune` and `run` where something is unusual: images that cannot be read, heads, splits, data sets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.commands import factories
+from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
+
+SHORT = ("--epochs", 1, "-b", 8, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return save_state(tmp_path_factory.mktemp("plain") / "plain.pth", factories.plain())
+
+
+def named(plain: Path) -> tuple[object, ...]:
+    return (plain, "-m", factory("plain"), "--trust-code")
+
+
+def test_a_run_that_found_its_rate_goes_on_although_an_image_cannot_be_read(plain: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "train")
+    (folder / "class0" / "0.png").write_bytes(b"no image")
+    options = ("-d", folder, "-o", tmp_path / "run", *SHORT, "--lr", "auto", "--max-bad-images", 1)
+    done = run("finetune", *named(plain), *options, "--json")
+    assert done.code == 0, done.err
+    assert done.document["data"]["bad_images_total"] == 1
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    again = run("finetune", *named(plain), *options, "--resume")
+    assert again.code == 0, again.err
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+
+
+FIXED = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+"""
+
+
+def test_a_new_head_that_nobody_could_open_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(FIXED)
+    five = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    checkpoint = save_state(tmp_path / "five.pth", five)
+    folder = draw_classes(tmp_path / "train")
+    options = ("-m", f"{tmp_path / 'nets.py'}:net", "--trust-code", "--num-classes", 3, "-o", tmp_path / "run", *SHORT)
+    done = run("finetune", checkpoint, *options, "-d", folder)
+    assert (done.code, "num_classes" in done.err, "Give the factory an argument" in done.err) == (2, True, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bundled_network_takes_other_classes(tmp_path: Path) -> None:
+    folder, digits = draw_classes(tmp_path / "train"), ("-m", "bnretrofit:digits_vgg11", "--weights", "DEFAULT")
+    trained = ("--num-classes", 3, "--mean", 0.5, "--std", 0.5, "--img-size", 32)
+    done = run("finetune", *digits, *trained, "-d", folder, "-o", tmp_path / "run", *SHORT)
+    assert done.code == 0, done.err
+    assert run("fold", tmp_path / "run", "-o", tmp_path / "folded.safetensors").code == 0
+
+
+def test_hidden_folders_beside_the_splits_make_no_classes_of_them(plain: Path, tmp_path: Path) -> None:
+    draw_classes(tmp_path / "data" / "train")
+    draw_classes(tmp_path / "data" / "val", each=4)
+    (tmp_path / "data" / ".ipynb_checkpoints").mkdir()
+    done = run("finetune", *named(plain), "-d", tmp_path / "data", "-o", tmp_path / "run", *SHORT, "--json")
+    assert done.code == 0, done.err
+    assert (done.document["data"]["images"], done.document["data"]["val_images"]) == (24, 12)
+
+
+def test_a_data_set_of_torchvision_s_is_found_in_its_folder(plain: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "images")
+    asked = ("finetune", *named(plain), "-d", "torch/image_folder", "-o", tmp_path / "run", *SHORT)
+    refused = run(*asked)
+    assert (refused.code, "--data-dir" in refused.err) == (2, True), refused.err
+    done = run(*asked, "--data-dir", folder, "--json")
+    assert done.code == 0, done.err
+    assert done.document["data"]["images"] == 24
+    args = (tmp_path / "run" / "args.yaml").read_text()
+    assert str(folder) in args
+    resumed = run("finetune", "--config", tmp_path / "run" / "args.yaml", *named(plain), "-o", tmp_path / "again")
+    assert resumed.code == 0, resumed.err
+    assert equal(*(tensors_of(tmp_path / name / "best.safetensors") for name in ("run", "again")))
+
+
+def test_a_batch_of_one_image_is_enough_where_no_statistics_are_taken(plain: Path, tmp_path: Path) -> None:
+    one = ("-d", draw_classes(tmp_path / "train"), "--steps", 2, "-b", 1, "--device", "cpu")
+    assert run("finetune", *named(plain), *one, "-o", tmp_path / "without").code == 0
+    assert run("retrofit", *named(plain), "-d", tmp_path / "train", "-o", tmp_path / "bn.safetensors").code == 0
+    frozen = run("finetune", tmp_path / "bn.safetensors", "--trust-code", *one, "-o", tmp_path / "frozen")
+    assert frozen.code == 0, frozen.err
+    asked = (*one, "-o", tmp_path / "batch", "--bn-stats", "batch")
+    refused = run("finetune", tmp_path / "bn.safetensors", "--trust-code", *asked)
+    assert (refused.code, "a batch of 1 image" in refused.err) == (2, True), refused.err
+
+
+def test_run_judges_what_it_folds_as_it_judged_what_it_trained(plain: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "train")
+    split = ("-d", folder, "--val-split", 0.25, *SHORT)
+    done = run("run", *named(plain), *split, "-o", tmp_path / "split", "--json")
+    assert done.code == 0, done.err
+    best, judged = done.document["best"]["evaluation"], done.document["judged"]
+    assert (judged["images"], judged["top1"]) == (6, best["top1"])
+    assert judged["loss"] == pytest.approx(best["loss"], rel=1e-5)
+    assert done.document["report"]["passed"]
+    text = run("run", *named(plain), *split, "-o", tmp_path / "split", "--resume")
+    assert text.out.splitlines()[5].split()[0] == "folded"
+    # A class that is not validated with, and an image that cannot be read.
+    some = draw_classes(tmp_path / "val", classes=2, each=4)
+    (some / "class0" / "0.png").write_bytes(b"no image")
+    data = ("-d", folder, "--val", some, *SHORT, "--max-bad-images", 1)
+    done = run("run", *named(plain), *data, "-o", tmp_path / "some", "--json")
+    assert done.code == 0, done.err
+    assert done.document["judged"]["images"] == done.document["best"]["evaluation"]["images"] == 7
+
+
+def test_run_calibrates_on_what_is_trained_on_alone(plain: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "train")
+    split = ("--val-split", 0.25, "--epochs", 0, "-b", 8)
+    assert run("run", *named(plain), "-d", folder, *split, "-o", tmp_path / "split").code == 0
+    assert run("retrofit", *named(plain), "-d", folder, "-o", tmp_path / "all.safetensors").code == 0
+    one, other = (
+        tensors_of(path) for path in (tmp_path / "split" / "retrofitted.safetensors", tmp_path / "all.safetensors")
+    )
+    assert one.keys() == other.keys()
+    assert not equal(one, other)
