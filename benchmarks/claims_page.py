@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetune_page import markdown
+from benchmarks.markdown import markdown
 from benchmarks.measuring import RESULTS
 from bnretrofit.studies.catalogue import STUDIES
 from bnretrofit.studies.drawing import drawn

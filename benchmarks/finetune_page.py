@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from benchmarks.finetune_runs import NORMS, PLAIN, Conditions, Outcome, Run, known
 from benchmarks.finetune_subjects import SUBJECTS
 from benchmarks.finetune_tables import Grid, grids, mean, spread
+from benchmarks.markdown import markdown
+from benchmarks.step_cost_page import cost_parts
 
 __all__ = ["write_page"]
 
@@ -42,7 +44,7 @@ def write_page() -> None:
         parts += [f"## {grid.subject}"] if grid.subject != subject else []
         subject = grid.subject
         parts += section(grid)
-    parts += batches(made)
+    parts += batches(made) + cost_parts()
     PAGE.write_text("\n\n".join(parts) + "\n")
     print(f"written: docs/{PAGE.name}")
 
@@ -158,8 +160,3 @@ def best_of(table: dict[tuple[int, str, float], dict[int, float | None]], size: 
     rates = [rate for at, of, rate in table if (at, of) == (size, kind)]
     rate = max(rates, key=lambda rate: mean(table[size, kind, rate]), default=None)
     return "" if rate is None else f"{spread(table[size, kind, rate])} at {rate:g}"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

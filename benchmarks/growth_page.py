@@ -13,7 +13,7 @@ from benchmarks.growth_points import BASE, FOLD_FILE, VERBS, Point
 from benchmarks.growth_records import RECORDS, Known, newest
 from benchmarks.growth_series import Series, all_series
 from benchmarks.growth_verbs import FLOORS
-from benchmarks.reliability_page import table
+from benchmarks.markdown import markdown
 
 __all__ = ["write_page"]
 
@@ -91,7 +91,7 @@ def summary(found: Sequence[Series]) -> str:
     words += (
         "Empty where a verb takes no such thing: plans and folds look at one example, ranks share calibration alone."
     )
-    return f"## Exponents, and in brackets the floor's\n\n{words}\n\n{table(SUMMARY, rows)}"
+    return f"## Exponents, and in brackets the floor's\n\n{words}\n\n{markdown(SUMMARY, rows)}"
 
 
 def both(series: Series) -> str:
@@ -110,7 +110,7 @@ def section(verb: str, found: Sequence[Series], plot: str) -> list[str]:
         f"## {verb}",
         f"{FLOORS[verb]}.{busiest}",
         f"![processor time of {verb}]({plot})",
-        table(COLUMNS, [row(series) for series in found]),
+        markdown(COLUMNS, [row(series) for series in found]),
         *([" ".join(files)] if files else []),
         phases(found),
     ]
@@ -181,7 +181,7 @@ def phases(found: Sequence[Series]) -> str:
         if most >= SHOWN
     ]
     head = (f"at {series.sizes[-1]} {LABELS[series.quantity]}" for series in found)
-    return table(("share of the processor time", *head), rows)
+    return markdown(("share of the processor time", *head), rows)
 
 
 def share_cell(series: Series, shares: dict[str, float], phase: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import fold_costs
-from benchmarks.finetune_page import markdown
 from benchmarks.insert_peers import HEAD, row
+from benchmarks.markdown import markdown
 from benchmarks.measuring import RESULTS
 from benchmarks.peers_summary import aims, in_one_table, ratio
 

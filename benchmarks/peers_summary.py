@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.calibration import CALIBRATE
-from benchmarks.finetune_page import markdown
 from benchmarks.fold_peers import OURS as OUR_FOLD
 from benchmarks.insert_measuring import OURS as OUR_INSERTION
+from benchmarks.markdown import markdown
 
 __all__ = ["aims", "in_one_table", "ratio"]
 

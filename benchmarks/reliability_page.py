@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import markdown
 from benchmarks.reliability_words import BEGINNING, END, TITLES
 
 __all__ = ["PAGE", "page"]
@@ -19,7 +20,7 @@ def page(records: Mapping[str, Record]) -> str:
     known = [records[name] for name in TITLES if name in records]
     parts = [
         f"{BEGINNING}\n\n{made(known)}".strip(),
-        table(HEAD, [row(record) for record in known]),
+        markdown(HEAD, [row(record) for record in known]),
         *(section(record) for record in known),
         END,
     ]
@@ -101,8 +102,3 @@ def counts(kinds: Mapping[str, int]) -> str:
 
 def number(value: int) -> str:
     return f"{value:,}"
-
-
-def table(head: tuple[str, ...], rows: list[list[object]]) -> str:
-    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

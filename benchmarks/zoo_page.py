@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import Any
 
+from benchmarks.markdown import markdown
 from benchmarks.zoo_checks import FOLD_LIMIT, Record, misses
 from benchmarks.zoo_list import GROUPS, Entry
 
@@ -89,7 +89,7 @@ def summary(records: Sequence[Record], entries: Sequence[Entry]) -> str:
         counts(title, [each for each in records if each["group"] == name], sum(e.group == name for e in entries))
         for name, title in GROUPS.items()
     ]
-    return f"## Summary\n\n{table(SUMMARY, [*rows, counts('**All**', records, len(entries))])}"
+    return f"## Summary\n\n{markdown(SUMMARY, [*rows, counts('**All**', records, len(entries))])}"
 
 
 def counts(title: str, records: Sequence[Record], total: int) -> list[object]:
@@ -120,13 +120,13 @@ def share(answers: Iterable[bool]) -> str:
 def missing(records: Sequence[Record]) -> str:
     """Every network that does not show everything, with the reason."""
     rows = [(f"`{record['key']}`", sentence) for record in records for sentence in misses(record)]
-    body = table(("network", "what is missing"), rows) if rows else "Nothing."
+    body = markdown(("network", "what is missing"), rows) if rows else "Nothing."
     return f"## What is missing\n\n{body}" if records else ""
 
 
 def group(name: str, records: Sequence[Record], skips: Codes, leaves: Codes) -> str:
     rows = [row(record, skips, leaves) for record in records if record["group"] == name]
-    return f"## {GROUPS[name]}\n\n{table(COLUMNS, rows)}" if rows else ""
+    return f"## {GROUPS[name]}\n\n{markdown(COLUMNS, rows)}" if rows else ""
 
 
 def row(record: Record, skips: Codes, leaves: Codes) -> list[object]:
@@ -194,10 +194,4 @@ def reasons(
     for reason, code in short.items():
         each = [count for record in records if (count := reasons_of(record).get(reason, 0))]
         rows.append((code, sum(each), len(each), reason))
-    return f"## {heading}\n\n{table(('', what, 'networks', 'because'), rows) if rows else 'None.'}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table of Markdown; a bar in a cell would end it."""
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+    return f"## {heading}\n\n{markdown(('', what, 'networks', 'because'), rows) if rows else 'None.'}"
