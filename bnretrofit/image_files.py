@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bnretrofit.errors import InputRejectedError
 
-__all__ = ["ImageFiles", "find_images"]
+__all__ = ["ImageFiles", "find_images", "visible"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
@@ -98,6 +98,11 @@ def find_images(folder: Path, max_bad_images: int = 0) -> ImageFiles:
         return ImageFiles(folder, paths, (), (), others)
     classes = sorted({parts[0] for parts in parents})
     return ImageFiles(folder, paths, tuple(classes.index(parts[0]) for parts in parents), tuple(classes), others)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder itself, but for what editors, notebooks and commands hide there."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -73,9 +73,16 @@ def running_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def foreign_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms with running statistics whose class computes in a way of its own: nobody knows with what settings."""
+    """The norms with running statistics that are of torch's making and compute in a way of their own.
+
+    Nobody knows how they heed their settings. What else is called a BatchNorm may as well be a frozen one.
+    """
     known = running_norms(model)
-    return {name: module for name, module in _tracking(model).items() if name not in known}
+    return {
+        name: module
+        for name, module in _tracking(model).items()
+        if name not in known and isinstance(module, _STOCK) and type(module).train is nn.Module.train
+    }
 
 
 def _tracking(model: nn.Module) -> dict[str, nn.Module]:
@@ -87,8 +94,14 @@ def _tracking(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _inherits(module: nn.Module) -> bool:
-    """Whether a subclass of a stock norm leaves its forward as it is, also in the instance."""
-    return isinstance(module, _STOCK) and any(type(module).forward is stock.forward for stock in _STOCK)
+    """Whether a subclass of a stock norm leaves its forward and its modes as they are, also in the instance."""
+    kind = type(module)
+    return (
+        isinstance(module, _STOCK)
+        and any(kind.forward is stock.forward for stock in _STOCK)
+        and kind.train is nn.Module.train
+        and "forward" not in vars(module)
+    )
 
 
 def is_frozen_norm(module: nn.Module) -> bool:

@@ -33,7 +33,7 @@ def accelerator_for(device: str | None, amp: str) -> Any:
         raise UsageError(f"training does not run on '{device}'", remedy=remedy)
     if device is not None:
         checked_device(device)
-    # Accelerate would take an Apple GPU, which has no float64.
+    # Accelerate would take an Apple GPU, which has no float64, and others that nothing here was tried on.
     cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     try:
         made = Accelerator(cpu=cpu, mixed_precision=amp)
@@ -51,10 +51,15 @@ def process_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def parallel(accelerator: Any, model: nn.Module) -> nn.Module:
+def parallel(accelerator: Any, model: nn.Module, *, all_reached: bool) -> nn.Module:
     """The model as each rank is to call it: gradients are averaged over the ranks.
 
     Accelerate's own wrapper would put a forward into the model that a copy of it shares, and averages are copies.
+
+    Args:
+        accelerator: Accelerate's view of this process.
+        model: The network.
+        all_reached: Whether each step has a gradient of each parameter; otherwise ranks look for those that have none.
     """
     if accelerator.num_processes == 1:
         return model
@@ -65,7 +70,15 @@ def parallel(accelerator: Any, model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         # Torch from 2.15 on has another name for the option, which torch 2.10 does not know.
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(
+            model,
+            device_ids=devices,
+            broadcast_buffers=False,
+            # All ranks alike: one that does not look would wait for what another leaves out.
+            find_unused_parameters=bool(
+                max(gathered(accelerator, torch.tensor(not all_reached).to(accelerator.device)))
+            ),
+        )
 
 
 def share_buffers(accelerator: Any, model: nn.Module) -> None:

@@ -57,14 +57,7 @@ class Loop:
         self._ranks, self._rank = accelerator.num_processes, accelerator.process_index
         self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
         self._steps = self._steps_in_all()
-        if (
-            config.patience is not None
-            and data.validation(accelerator.process_index, accelerator.num_processes) is None
-        ):
-            raise UsageError(
-                "patience waits for a better accuracy, and there is nothing to validate with",
-                remedy="give --val or --val-split, or leave out --patience",
-            )
+        self._all_reached = ready.all_reached
         self._batch_statistics = ready.batch_statistics
         self._stepper = Stepper(model, config, ready, accelerator, self._steps)
         self._quiet = not accelerator.is_main_process
@@ -86,12 +79,13 @@ class Loop:
         # All have seen the same before anybody writes.
         self._accelerator.wait_for_everyone()
         if found is None:
+            self._check_patience()
             self._end_epoch(None, 0.0)
         else:
             self._take_up(found)
         with ExitStack() as stack:
             pool = stack.enter_context(pooled_statistics(self._pooled_norms(), self._gather))
-            wrapped = parallel(self._accelerator, self._model)
+            wrapped = parallel(self._accelerator, self._model, all_reached=self._all_reached)
             bar = stack.enter_context(
                 tqdm(total=self._steps, initial=self.progress.step, unit="step", delay=1.0, disable=self._quiet)
             )
@@ -109,6 +103,13 @@ class Loop:
         if self._per_epoch is None:
             raise InputRejectedError("nobody knows how long an epoch of the stream is", remedy="pass --steps")
         return self._config.epochs * self._per_epoch
+
+    def _check_patience(self) -> None:
+        if self._config.patience is not None and self._data.validation(self._rank, self._ranks) is None:
+            raise UsageError(
+                "patience waits for a better accuracy, and there is nothing to validate with",
+                remedy="give --val or --val-split, or leave out --patience",
+            )
 
     def _pooled_norms(self) -> dict[str, nn.Module]:
         together = self._ranks > 1 or self._config.grad_accum_steps > 1
@@ -223,9 +224,11 @@ class Loop:
         if self._accelerator.scaler is not None and found.document["scaler"]:
             self._accelerator.scaler.load_state_dict(found.document["scaler"])
         self.progress = found.progress
-        if not self.progress.finished:
+        history = self.progress.history
+        # Without validation the best epoch is the last one, and each writes its weights anew.
+        if not self.progress.finished and history.epochs and history.epochs[-1].val_top1 is not None:
             # Without them the run could not be ended, hours later.
-            best_weights(self._keeper, self.progress.history)
+            best_weights(self._keeper, history)
 
     def _finish(self) -> None:
         history = self.progress.history

@@ -25,10 +25,16 @@ def resolved(bn_stats: str, images: int) -> str:
     return ("frozen" if images < SMALL_BATCH else "batch") if bn_stats == "auto" else bn_stats
 
 
-def smallest_batch(model: nn.Module, bn_stats: str, batch_size: int) -> int:
-    """How many images a batch has to hold at least: statistics of one value do not exist."""
+def smallest_batch(model: nn.Module, bn_stats: str, images: int) -> int:
+    """How many images a batch has to hold at least: statistics of one value do not exist.
+
+    Args:
+        model: With norms or without.
+        bn_stats: See `TrainingConfig.bn_stats`.
+        images: As `resolved` takes them.
+    """
     norms = running_norms(model) or foreign_norms(model)
-    return 2 if norms and resolved(bn_stats, batch_size) == "batch" else 1
+    return 2 if norms and resolved(bn_stats, images) == "batch" else 1
 
 
 @contextmanager
@@ -84,10 +90,11 @@ def synchronised(norms: dict[str, nn.Module]) -> Iterator[None]:
 
 
 def _synchronised_class(kind: type[nn.Module]) -> type[nn.Module] | None:
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-        return nn.SyncBatchNorm
-    if kind is ChannelsLastBatchNorm1d:
+    # By the forward, which a subclass may inherit.
+    if kind.forward is ChannelsLastBatchNorm1d.forward:
         return _ChannelsLastSyncBatchNorm
+    if issubclass(kind, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and kind.forward is nn.BatchNorm2d.forward:
+        return nn.SyncBatchNorm
     if kind.__name__ == "BatchNormAct2d":
         from timm.layers.norm_act import SyncBatchNormAct
 

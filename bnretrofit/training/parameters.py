@@ -1,6 +1,6 @@
 """model + choice -> which parameters are trained, and with what weight decay."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +38,6 @@ class Trained:
         """Parameter groups for an optimiser."""
         groups = ((self.decayed, weight_decay), (self.undecayed, 0.0))
         return [{"params": list(some.values()), "weight_decay": decay} for some, decay in groups if some]
-
-    def without(self, names: Sequence[str]) -> "Trained":
-        """The same, but for some of them."""
-        decayed, undecayed = (
-            {name: each for name, each in some.items() if name not in names} for some in (self.decayed, self.undecayed)
-        )
-        return Trained(decayed, undecayed, self.redundant)
 
     def named(self) -> dict[str, Tensor]:
         """All of them, in the order of the groups."""

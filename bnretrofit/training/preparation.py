@@ -38,12 +38,14 @@ class Prepared:
         average: A copy of the model for the average of its weights, timm's ModelEmaV3; None without.
         classes: Outputs of the model.
         batch_statistics: Whether norms use batch statistics and move their running ones.
+        all_reached: Whether the logits depended on all of these parameters, in a pass in training mode.
     """
 
     trained: Trained
     average: Any
     classes: int
     batch_statistics: bool
+    all_reached: bool
 
 
 @contextmanager
@@ -83,11 +85,11 @@ def prepared(
         )
     classes = classes_of(model, images[:1])
     trained = trained_parameters(model, images[:1], config.train)
-    beside = unreached(model, images[:1], trained.named())
-    if beside and len(beside) < len(trained.named()):
-        shown = ", ".join(beside[:3]) + (" …" if len(beside) > 3 else "")
-        tell(f"{len(beside)} parameters are not trained, since the logits do not depend on them: {shown}")
-        trained = trained.without(beside)
+    skipped = unreached(model, images[:1], trained.named(), training=True)
+    beside = set(skipped).intersection(unreached(model, images[:1], trained.named(), training=False))
+    if beside:
+        shown = ", ".join(sorted(beside)[:3]) + (" …" if len(beside) > 3 else "")
+        tell(f"{len(beside)} parameters learn nothing, since the logits do not depend on them: {shown}")
     average = None if config.ema_decay is None else average_of(model, config.ema_decay)
     with ExitStack() as stack:
         stack.enter_context(trained_alone(model, trained))
@@ -98,11 +100,11 @@ def prepared(
                 tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
         elif ranks > 1:
             stack.enter_context(synchronised(norms))
-        if ranks > 1:
+        if ranks > 1 and batch:
             for name, norm in unsynchronised(model).items():
                 kind = type(norm).__name__
                 tell(f"'{name}' uses the statistics of its own GPU's batch: no synchronised {kind} is known")
-        yield Prepared(trained, average, classes, batch)
+        yield Prepared(trained, average, classes, batch, all_reached=not skipped)
 
 
 def _first_images(data: TrainingSet, accelerator: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which parameters the logits depend on: no others can be trained, and ranks would wait for their gradients."""
+"""Which parameters the logits depend on: no others learn anything, and ranks would wait for their gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +12,20 @@ from bnretrofit.training.targets import logits_of
 __all__ = ["unreached"]
 
 
-def unreached(model: nn.Module, images: Tensor, parameters: dict[str, Tensor]) -> tuple[str, ...]:
-    """The parameters whose gradient is not even zero in training mode: an auxiliary head's, a layer's that is not run.
+def unreached(model: nn.Module, images: Tensor, parameters: dict[str, Tensor], *, training: bool) -> tuple[str, ...]:
+    """The parameters whose gradient is not even zero: an auxiliary head's, a layer's that is not run.
 
     Args:
         model: A classifier; it is left as it is.
         images: At least one.
         parameters: By name; those that require gradients.
+        training: The mode. In training mode another pass may leave out other layers, where that is random.
 
     Returns:
-        Their names; none where training mode does not run, which the first step will tell.
+        Their names; none where that mode does not run, which the first step will tell.
     """
     with _as_it_was(model):
-        model.train()
+        model.train(training)
         try:
             logits = logits_of(model(doubled(images)), type(model).__name__)
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
@@ -40,13 +41,14 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Put modes, buffers and what dropout draws from back in the end."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {buffer.device for buffer in (*model.parameters(), *model.buffers()) if buffer.device.type == "cuda"}
+    devices = {each.device for each in (*model.parameters(), *model.buffers()) if each.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(0)
         try:
             yield
         finally:
-            for module, training in modes.items():
-                module.training = training
+            for module, mode in modes.items():
+                module.training = mode
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.image_files import ImageFiles, find_images
+from bnretrofit.image_files import ImageFiles, find_images, visible
 from bnretrofit.training_data.samples import FolderSamples, Part
 from bnretrofit.training_data.splits import split
 
@@ -67,17 +67,12 @@ def open_folders(
 
 def taken_apart(root: Path, val: Path | None) -> tuple[Path, Path | None]:
     """The folder to train on and the one to validate with; of a folder that holds nothing but splits, two of these."""
-    folders = {path.name for path in _visible(root) if path.is_dir()} if root.is_dir() else set()
+    folders = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
     train = next((name for name in TRAINING if name in folders), None)
     if train is None or not folders <= {*TRAINING, *VALIDATION, *TEST}:
         return root, val
     named = next((name for name in VALIDATION if name in folders), None)
     return root / train, root / named if val is None and named is not None else val
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What a folder holds, but for what editors and notebooks hide in it: it is no class, and no split."""
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _classified(folder: Path, max_bad_images: int) -> ImageFiles:

@@ -10,7 +10,7 @@ from bnretrofit.training_data.folders import check_classes, open_folders
 from bnretrofit.training_data.indexed import IndexedSet
 from bnretrofit.training_data.numbered import numbered
 from bnretrofit.training_data.samples import Part
-from bnretrofit.training_data.source import TrainingSet, TrainingSource
+from bnretrofit.training_data.source import TRAIN_SPLIT, TrainingSet, TrainingSource
 from bnretrofit.training_data.splits import split
 from bnretrofit.training_data.streamed import StreamedSet
 from bnretrofit.training_data.timm_datasets import DatasetName, open_dataset, parse_dataset
@@ -33,6 +33,11 @@ def open_training(source: TrainingSource) -> TrainingSet:
             raise UsageError(f"--{name} must be at least {least}", why=f"it is {value}")
     dataset = parse_dataset(source.root, source.data_dir)
     if dataset is None:
+        if source.data_dir is not None or source.train_split != TRAIN_SPLIT:
+            remedy = "leave them out, and name the folder itself"
+            raise UsageError(
+                "--data-dir and --train-split are for data sets by timm's name", where=source.root, remedy=remedy
+            )
         return _from_folders(source)
     return _from_stream(source, dataset) if dataset.streamed else _from_numbered(source, dataset)
 

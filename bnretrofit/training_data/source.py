@@ -8,7 +8,10 @@ from torch import Tensor
 
 from bnretrofit.preprocessing import Preprocessing
 
-__all__ = ["CalibrationBatches", "LabelledBatch", "TrainingSet", "TrainingSource"]
+__all__ = ["TRAIN_SPLIT", "CalibrationBatches", "LabelledBatch", "TrainingSet", "TrainingSource"]
+
+TRAIN_SPLIT = "train"
+"""The split to train on, as most data sets call it."""
 
 LabelledBatch = tuple[Tensor, Tensor]
 """Images (N, C, H, W), float32, and labels (N,), int64."""
@@ -45,7 +48,7 @@ class TrainingSource:
     max_bad_images: int = 0
     min_batch: int = 2
     data_dir: str | None = None
-    train_split: str = "train"
+    train_split: str = TRAIN_SPLIT
 
     @property
     def mode(self) -> str:

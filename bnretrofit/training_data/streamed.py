@@ -15,7 +15,7 @@ from bnretrofit.training_data.bad_images import BadImages, bad_record
 from bnretrofit.training_data.labelling import Labelling
 from bnretrofit.training_data.numbered import classes_of
 from bnretrofit.training_data.passes import CountedPass, Pass, delivered
-from bnretrofit.training_data.source import LabelledBatch, TrainingSource
+from bnretrofit.training_data.source import TRAIN_SPLIT, LabelledBatch, TrainingSource
 from bnretrofit.training_data.streams import StreamPlan, stream_batches
 from bnretrofit.training_data.timm_datasets import DatasetName, open_dataset
 
@@ -126,7 +126,10 @@ class StreamedSet:
         """As `TrainingSet.record`."""
         bad = bad_record(self.bad)
         kept = {"dataset": self.dataset.title, "images": self.train_size, "val_images": self.val_size}
-        return {**kept, **bad, "seed": self.source.seed, "aug": self.aug}
+        split = self.source.train_split
+        # The usual one is not named: runs from before it could be chosen go on.
+        named = {} if split == TRAIN_SPLIT else {"train_split": split}
+        return {**kept, **named, **bad, "seed": self.source.seed, "aug": self.aug}
 
     def close(self) -> None:
         """As `TrainingSet.close`; nothing waits."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bnretrofit.copies import independent_copy
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
@@ -17,6 +19,7 @@ from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data import TrainingSource, open_training
+from bnretrofit.training_data.source import TRAIN_SPLIT
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, example_for, open_model
@@ -49,7 +52,7 @@ class DataChoice:
     val_split: float | None = None
     aug: str = "auto"
     data_dir: str | None = None
-    train_split: str = "train"
+    train_split: str = TRAIN_SPLIT
 
     def source(self, given: Preprocessing, min_batch: int) -> TrainingSource:
         """What is trained on, for a network of that preprocessing."""
@@ -100,7 +103,7 @@ class Finetuned:
         model: The architecture.
         results: Epoch by epoch, and in the end.
         preprocessing: Of the images.
-        data: What is recorded of them.
+        data: What is recorded of them, with those that could not be read.
         folder: The run.
         rates: What the range test found; None where none was made.
         notes: What was assumed.
@@ -141,7 +144,9 @@ def finetune_checkpoint(
     """
     opened = open_model(path, with_own_head(path, model))
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
-    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size)
+    # On GPUs statistics are those of all ranks.
+    together = 1 if run.device == "cpu" or not torch.cuda.is_available() else process_rank()[1]
+    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size * together)
     source = data.source(opened.preprocessing, min_batch)
     example = example_for(source.preprocessing, network)
     with closing(open_training(source)) as given:
@@ -154,7 +159,7 @@ def finetune_checkpoint(
             notes.append(f"'{head}' is a new layer of {classes} outputs")
         labels = labels_for(given.classes, classes_of(network, example))
         samples = given if labels is None else given.relabelled(labels)
-        check_apart(run.folder, data.root, data.val)
+        check_apart(run.folder, data.root, data.val, data.data_dir)
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
         # Before any image is read: what cannot be read is found anew by whoever goes on, and told in the end.

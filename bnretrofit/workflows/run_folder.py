@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from bnretrofit.image_files import visible
 from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
@@ -27,7 +28,6 @@ __all__ = [
     "differing",
     "opened_run",
     "rate_of",
-    "visible",
     "write_text",
 ]
 
@@ -135,6 +135,7 @@ def opened_run(path: Path, *, resume: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
+    # But for what a process that was killed has left of its lock, and of files that it was writing.
     there = path.is_dir() and bool(visible(path))
     begun = any((path / name).is_file() for name in (STATE, SETTINGS, BEST, LAST))
     if there and not begun:
@@ -179,11 +180,6 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise ResourceError("a file of the run cannot be written", where=str(path), why=why) from error
-
-
-def visible(path: Path) -> list[Path]:
-    """What a folder holds, but for what a process that was killed has left of its lock and of files it was writing."""
-    return [each for each in path.iterdir() if not each.name.startswith(".")]
 
 
 def check_apart(path: Path, *images: str | None) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from bnretrofit.errors import InputRejectedError, RetrofitError, UsageError
-from bnretrofit.workflows.run_folder import SETTINGS, differing, visible, write_text
+from bnretrofit.image_files import visible
+from bnretrofit.workflows.run_folder import SETTINGS, differing, write_text
 
 __all__ = ["check_settings", "settings_written"]
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bnretrofit.batches import checked_device
 from bnretrofit.checkpoints import read, read_header
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.image_files import ImageFiles, find_images
@@ -39,8 +40,7 @@ class Ran:
 
     Attributes:
         finetuned: How training went.
-        compared: The folded result against the fine-tuned one, on validation images where there is a folder of them, on
-            training images otherwise.
+        compared: The folded result against the fine-tuned one, on what is validated with, or else on training images.
         judged: What the folded result achieves on what the fine-tuned one was judged with; None without validation.
         folder: Where it all is.
         stock: The architecture that the folded file was loaded into, strictly.
@@ -101,6 +101,7 @@ def run_checkpoint(
     check_apart(run.folder, data.root, data.val)
     opened_run(run.folder, resume=run.resume)
     check_settings(run.folder, run.options or {})
+    shares = _shares(data)
     retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
     done: list[str] = []
     with settings_written(run.folder, run.options):
@@ -109,7 +110,7 @@ def run_checkpoint(
             done.append("retrofit")
         else:
             tell("step 1 of 3: retrofit")
-            images = replace(data.images, folder=root, files=_trained_on(data), num_images=IMAGES)
+            images = replace(data.images, folder=root, files=shares[0], num_images=IMAGES)
             made = retrofit_checkpoint(
                 path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
             )
@@ -122,7 +123,8 @@ def run_checkpoint(
     finetuned = finetune_checkpoint(retrofitted, same, data, config, going_on, tell)
     tell("step 3 of 3: fold and verify")
     best = training / BEST
-    judge = replace(data.images, folder=root if val is None else val, num_images=IMAGES if val is None else None)
+    some = None if val is not None or shares[1] is not None else IMAGES
+    judge = replace(data.images, folder=root if val is None else val, files=shares[1], num_images=some)
     known = ModelChoice(trust_code=model.trust_code)
     if folded.is_file() and _is_of(folded, best, known):
         done.append("fold")
@@ -132,31 +134,32 @@ def run_checkpoint(
         compared = fold_checkpoint(
             best, known, judge, folded, choice, overwrite=True, device=run.device or "cpu"
         ).compared
-    judged = _judged(open_model(folded, known), data)
+    judged = _judged(open_model(folded, known), data, run.device or "cpu")
     return Ran(finetuned, compared, judged, run.folder, _loaded_strictly(folded, known), tuple(done))
 
 
-def _trained_on(data: DataChoice) -> ImageFiles | None:
-    """The images that no share of is set aside; None where none is."""
+def _shares(data: DataChoice) -> tuple[ImageFiles | None, ImageFiles | None]:
+    """The images that are trained on and those that are set aside; None for both where no share is to be set aside."""
     if data.val is not None or data.val_split is None:
-        return None
+        return None, None
     given = data.images
     files = find_images(Path(data.root), given.max_bad_images)
     if not files.classes:
         # Fine-tuning says what is wrong with them.
-        return None
-    kept, _ = split(files.labels, data.val_split, given.seed)
-    return files.taken(kept.tolist())
+        return None, None
+    kept, aside = split(files.labels, data.val_split, given.seed)
+    return files.taken(kept.tolist()), files.taken(aside.tolist())
 
 
-def _judged(folded: Opened, data: DataChoice) -> Evaluation | None:
+def _judged(folded: Opened, data: DataChoice, device: str) -> Evaluation | None:
     """Judge a folded model as the run judged the one with norms: on the same images, with the same labels."""
     source = data.source(folded.preprocessing, min_batch=1)
     with closing(open_training(source)) as given:
-        outputs = classes_of(folded.model, example_for(source.preprocessing, folded.model))
+        network = folded.model
+        outputs = classes_of(network, example_for(source.preprocessing, network))
         labels = labels_for(given.classes, outputs)
         batches = (given if labels is None else given.relabelled(labels)).validation()
-        return None if batches is None else evaluate(folded.model, batches)
+        return None if batches is None else evaluate(network.to(checked_device(device)), batches)
 
 
 def _check_source(retrofitted: Path, path: Path | None, model: ModelChoice) -> None:

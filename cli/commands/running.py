@@ -67,7 +67,8 @@ def command(
             "history": results.history.to_json(),
             **{name: dataclasses.asdict(getattr(results, name)) for name in ("best", "last")},
             "report": report.to_json(),
-            "accuracy": done.compared.accuracy,
+            # Of training images it would tell nothing.
+            "accuracy": None if done.judged is None else done.compared.accuracy,
             "judged": None if done.judged is None else dataclasses.asdict(done.judged),
             "done_before": list(done.done_before),
             "notes": list(done.finetuned.notes),

@@ -73,6 +73,8 @@ def test_hidden_folders_beside_the_splits_make_no_classes_of_them(plain: Path, t
 
 def test_a_data_set_of_torchvision_s_is_found_in_its_folder(plain: Path, tmp_path: Path) -> None:
     folder = draw_classes(tmp_path / "images")
+    beside = run("finetune", *named(plain), "-d", folder, "--data-dir", folder, "-o", tmp_path / "run", *SHORT)
+    assert (beside.code, "are for data sets by timm's name" in beside.err) == (2, True), beside.err
     asked = ("finetune", *named(plain), "-d", "torch/image_folder", "-o", tmp_path / "run", *SHORT)
     refused = run(*asked)
     assert (refused.code, "--data-dir" in refused.err) == (2, True), refused.err
@@ -106,6 +108,7 @@ def test_run_judges_what_it_folds_as_it_judged_what_it_trained(plain: Path, tmp_
     assert (judged["images"], judged["top1"]) == (6, best["top1"])
     assert judged["loss"] == pytest.approx(best["loss"], rel=1e-5)
     assert done.document["report"]["passed"]
+    assert done.document["accuracy"] == [judged["top1"]] * 2
     text = run("run", *named(plain), *split, "-o", tmp_path / "split", "--resume")
     assert text.out.splitlines()[5].split()[0] == "folded"
     # A class that is not validated with, and an image that cannot be read.

@@ -91,4 +91,4 @@ def test_ranks_with_batches_of_several_sizes_and_a_layer_without_use_end_togethe
     done = on_two_ranks(*given, "--epochs", 2, "--device", "cpu", "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "norms use the statistics of each batch" in done.stderr
-    assert "2 parameters are not trained" in done.stderr
+    assert "2 parameters learn nothing" in done.stderr

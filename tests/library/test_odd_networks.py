@@ -13,7 +13,7 @@ from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.averaging import average_of, update_average
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.results import Results
-from tests.library.test_finetuning import config, samples, with_norms
+from tests.library.test_finetuning import config, network, samples, with_norms
 
 
 class Named(nn.BatchNorm2d):
@@ -81,10 +81,8 @@ class Positions(nn.Module):
         return x * self.grid
 
 
-@pytest.mark.parametrize("bn_stats", ["batch", "frozen"])
-def test_what_a_network_keeps_of_its_first_pass_can_be_trained_with(bn_stats: str) -> None:
-    model = nn.Sequential(Positions(), *with_norms().children())
-    trained(model, config(bn_stats=bn_stats, epochs=1))
+def test_what_a_network_keeps_of_its_first_pass_can_be_trained_with() -> None:
+    trained(nn.Sequential(nn.Conv2d(3, 3, 1), Positions(), *network().children()), config(epochs=1))
 
 
 class Auxiliary(nn.Module):
@@ -100,14 +98,35 @@ class Auxiliary(nn.Module):
         return found
 
 
-def test_parameters_that_the_logits_do_not_depend_on_are_named_and_stay() -> None:
+def test_parameters_that_the_logits_do_not_depend_on_are_named() -> None:
     model, told = Auxiliary(), list[str]()
-    before = {name: each.clone() for name, each in model.named_parameters()}
-    trained(model, config(epochs=1, weight_decay=0.1), told)
-    assert any(text.startswith("4 parameters are not trained") and "beside.weight" in text for text in told)
-    moved = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
-    assert not any(name.startswith(("beside", "idle")) for name in moved)
-    assert "body.5.weight" in moved
+    trained(model, config(epochs=1), told)
+    assert any(text.startswith("4 parameters learn nothing") and "beside.weight" in text for text in told)
+
+
+class Skipping(nn.Module):
+    """A block that training leaves out now and then, as stochastic depth does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.block = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.body(x)
+        if self.training and torch.rand(()) < 0.9:
+            return found
+        return found.add(self.block(found))
+
+
+def test_a_block_that_is_left_out_now_and_then_is_trained_and_not_named() -> None:
+    first, told = Skipping(), list[str]()
+    model = nn.Sequential(first, *network().children()).eval()
+    before = first.block.weight.clone()
+    state = torch.get_rng_state()
+    trained(model, config(epochs=12), told)
+    assert not any("learn nothing" in text for text in told)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first.block.weight, before)
 
 
 class Shared(nn.Module):
@@ -132,6 +151,21 @@ def test_shared_weights_are_averaged_once_and_follow_like_all_others() -> None:
     assert after.keys() == model.state_dict().keys()
     for name, tensor in after.items():
         torch.testing.assert_close(tensor - before[name], torch.full_like(tensor, 0.1), msg=name)
+
+
+class Held(nn.BatchNorm2d):
+    """Frozen the way that many write it: training mode does not reach it."""
+
+    def train(self, mode: bool = True) -> "Held":
+        return super().train(False)
+
+
+def test_a_norm_that_no_mode_reaches_keeps_its_statistics() -> None:
+    model: Any = with_norm(Held)
+    mean, told = model[1].running_mean.clone(), list[str]()
+    trained(model, config(epochs=1), told)
+    assert torch.equal(model[1].running_mean, mean)
+    assert not any("norms use" in text for text in told)
 
 
 def test_patience_without_anything_to_wait_for_is_refused() -> None:
