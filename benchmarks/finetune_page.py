@@ -116,7 +116,7 @@ def steps_sentence(grid: Grid) -> str:
 
 def draw(grid: Grid, path: Path) -> None:
     """Accuracy by rate, with bars from the least to the most."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), layout="tight")
     axis: Any = figure.subplots()
     for norms, colour in COLOURS.items():
         rates = [rate for rate in grid.rates if (norms, rate) in grid.cells]
