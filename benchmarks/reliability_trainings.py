@@ -92,6 +92,9 @@ def killing(command: Command) -> Callable[[Path], Work]:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         # Its watching thread would be the second one of a process that is to be forked.
         tqdm.monitor_interval = 0
+        # Not by training: that leaves threads. A fork that had to import them would be killed while it does.
+        for name in IMPORTED:
+            importlib.import_module(name)
         if command is finetune:
             prepare(place)
         known: dict[int, tuple[dict[str, bytes], float]] = {}
@@ -129,12 +132,9 @@ def killed(command: Command, folder: Path, options: tuple[str, ...], duration: f
 
 
 def prepare(place: Path) -> None:
-    """The bundled network with norms; and what takes long to import is imported once."""
+    """The bundled network with norms."""
     from cli.main import main
 
-    # Not by training: that leaves threads.
-    for name in IMPORTED:
-        importlib.import_module(name)
     model = (str(BUNDLED / "digits_vgg11.safetensors"), "-m", "bnretrofit:digits_vgg11")
     images = ("-d", str(BUNDLED / "digits" / "train"), "-n", "50")
     work = partial(main, ["retrofit", *model, *images, "-o", str(place / "bn.safetensors")])
@@ -170,6 +170,9 @@ def silent(work: Callable[[], object], place: Path) -> Fork:
         file = os.open(place / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        # A fork loses torch's pool of threads: made anew here, before the threads of a backward pass look for it. By
+        # chance they would abort ("Invalid thread pool!"), in one of twenty runs.
+        torch.set_num_threads(1)
 
     return forked(work, before=before)
 
