@@ -82,7 +82,11 @@ class Positions(nn.Module):
 
 
 def test_what_a_network_keeps_of_its_first_pass_can_be_trained_with() -> None:
-    trained(nn.Sequential(nn.Conv2d(3, 3, 1), Positions(), *network().children()), config(epochs=1))
+    done = trained(nn.Sequential(nn.Conv2d(3, 3, 1), Positions(), *network().children()), config(epochs=1))
+    before, after = (epoch.val_loss for epoch in done.history.epochs)
+    assert before is not None
+    assert after is not None
+    assert after < before
 
 
 class Auxiliary(nn.Module):
