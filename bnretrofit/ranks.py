@@ -12,6 +12,12 @@ from bnretrofit.moments import PassMoments
 
 __all__ = ["measured_together"]
 
+if dist.is_available():
+    # torch.export imports it with its first call. Imported where there already is a process group, its functions take
+    # that for their default argument and hold it for ever: destroy_process_group then does not end the group's threads,
+    # and the end of the interpreter now and then aborts on them.
+    import torch.distributed.nn.functional  # noqa: F401
+
 
 @dataclass(frozen=True, slots=True)
 class _Failure:

@@ -1,6 +1,7 @@
 """Statistics that several processes measure together, each on its own share of the samples."""
 
 import datetime as dt
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,8 +77,11 @@ def process(rank: int, place: Path, work: Callable[[int, Path], None]) -> None:
         world_size=RANKS,
         timeout=dt.timedelta(seconds=60),
     )
+    group = weakref.ref(distributed.group.WORLD)
     work(rank, place)
     distributed.destroy_process_group()
+    # Whoever still held it would have its threads live on to the interpreter's end, which may abort on them.
+    assert group() is None
 
 
 def together(work: Callable[[int, Path], None], place: Path) -> None:
