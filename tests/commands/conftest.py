@@ -1,4 +1,4 @@
-"""Folders to run commands in, and retrofitted files that many tests read."""
+"""Folders to run commands in, images of classes, and retrofitted files that many tests read."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.commands import factories
-from tests.commands.running import DIGITS, MODEL, TRAIN, Place, draw_images, run, save_state
+from tests.commands.running import DIGITS, MODEL, TRAIN, Place, draw_classes, draw_images, factory, run, save_state
 
 
 @pytest.fixture
@@ -37,3 +37,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_state(made.plain, factories.plain())
     assert made.retrofit(made.plain, "plain", "small.safetensors").code == 0
     return made.out / "small.safetensors"
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    draw_classes(folder / "train")
+    draw_classes(folder / "val", each=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bn(tmp_path_factory: pytest.TempPathFactory, labelled: Path) -> Path:
+    """The factory `plain` with norms, calibrated on the labelled images."""
+    folder = tmp_path_factory.mktemp("bn")
+    torch.manual_seed(0)
+    plain = save_state(folder / "plain.pth", factories.plain())
+    images = ("-d", labelled / "train", "-o", folder / "bn.safetensors")
+    assert run("retrofit", plain, "-m", factory("plain"), "--trust-code", *images).code == 0
+    return folder / "bn.safetensors"

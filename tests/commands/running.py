@@ -25,6 +25,7 @@ DIGITS = ROOT / "checkpoints" / "digits_vgg11.safetensors"
 TRAIN, VAL = (ROOT / "checkpoints" / "digits" / split for split in ("train", "val"))
 MODEL = "bnretrofit:digits_vgg11"
 NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
+EPOCHS = ("--epochs", 3, "--lr", 0.05, "-b", 8, "--bn-stats", "batch", "--device", "cpu")
 
 
 def factory(name: str) -> str:

@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from tests.commands import factories
-from tests.commands.running import ROOT, draw_classes, environment, factory, header_of, run, save_state, tensors_of
-from tests.commands.test_finetune import EPOCHS
+from tests.commands.running import (
+    EPOCHS,
+    ROOT,
+    draw_classes,
+    environment,
+    factory,
+    header_of,
+    run,
+    save_state,
+    tensors_of,
+)
 
 BOUND = 1e-6
 """Of losses and weights: gradients are float32, and added up in another order."""

@@ -13,7 +13,7 @@ from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.averaging import average_of, update_average
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.results import Results
-from tests.library.test_finetuning import config, network, samples, with_norms
+from tests.library.finetuning_cases import config, network, samples, with_norms
 
 
 class Named(nn.BatchNorm2d):

@@ -1,0 +1,84 @@
+"""What fine-tuning refuses, by name and before it has moved anything."""
+
+from typing import Any
+
+import pytest
+
+from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.training import finetune, finetune_on
+from bnretrofit.training.loaders import LoaderSet
+from bnretrofit.training.memory_keeper import MemoryKeeper
+from tests.library.finetuning_cases import CLASSES, Stopped, config, samples, trained, with_norms
+
+
+def test_the_best_weights_are_not_made_up_when_they_are_missing() -> None:
+    keeper = MemoryKeeper()
+    # At this rate the first epoch is as good as it gets.
+    done = trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+    assert done.history.best is not None
+    assert done.history.best.epoch == 0
+    del keeper.kept["best"]
+    with pytest.raises(InputRejectedError, match="best weights of the run are missing"):
+        trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+
+
+def test_a_run_whose_best_weights_are_missing_is_not_gone_on_with() -> None:
+    keeper = Stopped(step=3)
+    with pytest.raises(KeyboardInterrupt):
+        trained(with_norms(), config(), keeper)
+    resumed = MemoryKeeper(keeper.state)
+    with pytest.raises(InputRejectedError, match="best weights of the run are missing"):
+        trained(with_norms(), config(), resumed)
+    # No step was done in vain.
+    assert resumed.state is keeper.state
+
+
+def test_a_batch_of_one_is_refused_with_batch_statistics_only() -> None:
+    ones = [(images[:1], labels[:1]) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match="batch of one image"):
+        finetune_on(with_norms(), LoaderSet(ones, None), config(), device="cpu")
+    finetune_on(with_norms(), LoaderSet(ones, None), config(epochs=1, bn_stats="auto"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"opt": "no_such"}, "no_such"),
+        ({"sched": "no_such"}, "sched"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"dropout": 2.0}, "dropout"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        trained(with_norms(), config(**changes))
+
+
+def test_labels_beyond_the_outputs_are_refused() -> None:
+    wrong = [(images, labels + 1) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match=f"label is {CLASSES}"):
+        finetune(with_norms(), samples(), wrong, config())
+
+
+def test_batches_that_cannot_be_trained_on_are_refused() -> None:
+    short = [*samples()[:2], (samples()[0][0][:1], samples()[0][1][:1])]
+    with pytest.raises(InputRejectedError, match="batch of one image has no statistics"):
+        finetune(with_norms(), short, None, config())
+    ones = [(images[:1], labels[:1]) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match="cannot be mixed"):
+        finetune(with_norms(), ones, None, config(bn_stats="frozen", mixup=0.2))
+    wrong = [(images, labels + 1) for images, labels in samples()]
+    with pytest.raises(InputRejectedError, match=f"label is {CLASSES}"):
+        finetune(with_norms(), wrong, None, config())
+    with pytest.raises(InputRejectedError, match="gives no step"):
+        finetune(with_norms(), samples()[:2], None, config(grad_accum_steps=4))
+
+
+def test_what_the_machine_or_the_state_cannot_do_is_refused() -> None:
+    with pytest.raises(UsageError, match="fp16"):
+        trained(with_norms(), config(amp="fp16"))
+    with pytest.raises(UsageError, match="cannot be kept"):
+        trained(with_norms(), config(opt="adafactorbv"))
+    with pytest.raises(UsageError, match="does not run on 'xyz'"):
+        finetune_on(with_norms(), LoaderSet(samples(), None), config(), device="xyz")

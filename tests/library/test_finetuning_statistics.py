@@ -1,0 +1,89 @@
+"""The running statistics that a run of fine-tuning ends with."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnretrofit.training import finetune_on
+from bnretrofit.training.loaders import LoaderSet
+from bnretrofit.training.memory_keeper import MemoryKeeper
+from tests.library.finetuning_cases import config, samples, trained, with_norms
+
+
+def test_frozen_statistics_stay_and_batch_statistics_move() -> None:
+    for bn_stats in ("frozen", "batch"):
+        model = with_norms()
+        before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+        keeper = MemoryKeeper()
+        trained(model, config(bn_stats=bn_stats), keeper)
+        now = keeper.kept["last"].tensors
+        assert all(torch.equal(buffer, now[name]) for name, buffer in before.items()) is (bn_stats == "frozen")
+
+
+def test_statistics_are_measured_with_the_final_weights() -> None:
+    model = with_norms()
+    keeper = MemoryKeeper()
+    trained(model, config(), keeper)
+    last = keeper.kept["last"]
+    assert last.measured
+    model.load_state_dict(last.tensors)
+    seen: list[Tensor] = []
+    first: Any = model.get_submodule("0.norm")
+    handle = first.register_forward_hook(lambda _norm, inputs, _output: seen.append(inputs[0]))
+    model(torch.cat([images for images, _ in samples()]))
+    handle.remove()
+    rows = seen[0].detach().double().transpose(0, 1).flatten(1)
+    assert torch.allclose(first.running_mean.double(), rows.mean(1), atol=1e-5)
+    # Unbiased, as of eight times as many images.
+    assert torch.allclose(first.running_var.double(), rows.var(1, correction=0), rtol=1e-4)
+
+
+def test_pooled_batches_leave_the_statistics_of_one_large_batch() -> None:
+    settings = config(steps=3, lr=0.0, warmup_steps=0)
+    halves = zip(samples()[::2], samples()[1::2], strict=True)
+    large = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in halves]
+    states = []
+    for batches, accumulate in ((large, 1), (samples(), 2)):
+        keeper = MemoryKeeper()
+        model = with_norms(dropout=0.0)
+        # Of the first norm alone: those after it see what each batch was normalised with.
+        finetune_on(
+            model, LoaderSet(batches, None), replace(settings, grad_accum_steps=accumulate), device="cpu", keeper=keeper
+        )
+        assert keeper.state is not None
+        states.append(keeper.state.tensors)
+    for name in ("model.0.norm.running_mean", "model.0.norm.running_var"):
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_follows_the_pooled_statistics() -> None:
+    model = with_norms(dropout=0.0)
+    keeper = MemoryKeeper()
+    # With a decay of nought the average is the model, norms and all.
+    trained(model, config(steps=2, grad_accum_steps=3, ema_decay=0.0), keeper)
+    assert keeper.state is not None
+    tensors = keeper.state.tensors
+    names = [name.removeprefix("model.") for name in tensors if name.startswith("model.") and "num_batches" not in name]
+    assert all(torch.equal(tensors[f"model.{name}"], tensors[f"average.{name}"]) for name in names)
+
+
+class Unused(nn.Module):
+    """A network with a norm that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = with_norms(), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_norm_that_is_never_called_stays_as_it_is(accumulate: int) -> None:
+    model = Unused().eval()
+    trained(model, config(epochs=1, grad_accum_steps=accumulate))
+    assert torch.equal(model.get_buffer("norm.running_var"), torch.ones(3))
