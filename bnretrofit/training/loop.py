@@ -1,6 +1,5 @@
 """The loop: steps, epochs, what is kept of them, and when to stop."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -11,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnretrofit.errors import InputRejectedError, TrainingDivergedError, UsageError
+from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
+from bnretrofit.training.budget import check_patience, steps_in_all
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel
 from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.finite import check_finite, check_weights
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.preparation import Prepared
 from bnretrofit.training.protocols import Keeper, Labelled, TrainingSet
@@ -56,7 +57,7 @@ class Loop:
         self._average, self._accelerator, self._keeper = ready.average, accelerator, keeper
         self._ranks, self._rank = accelerator.num_processes, accelerator.process_index
         self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
-        self._steps = self._steps_in_all()
+        self._steps = steps_in_all(config, self._per_epoch)
         self._all_reached = ready.all_reached
         self._batch_statistics = ready.batch_statistics
         self._stepper = Stepper(model, config, ready, accelerator, self._steps)
@@ -79,7 +80,7 @@ class Loop:
         # All have seen the same before anybody writes.
         self._accelerator.wait_for_everyone()
         if found is None:
-            self._check_patience()
+            check_patience(self._config, self._data, self._rank, self._ranks)
             self._end_epoch(None, 0.0)
         else:
             self._take_up(found)
@@ -93,23 +94,6 @@ class Loop:
                 self._epoch(wrapped, pool, bar)
         self._finish()
         return self.progress.history
-
-    def _steps_in_all(self) -> int:
-        if self._per_epoch == 0:
-            remedy = "take a smaller batch, fewer batches per step, or more images"
-            raise InputRejectedError("the training set gives no step", remedy=remedy)
-        if self._config.steps is not None:
-            return self._config.steps
-        if self._per_epoch is None:
-            raise InputRejectedError("nobody knows how long an epoch of the stream is", remedy="pass --steps")
-        return self._config.epochs * self._per_epoch
-
-    def _check_patience(self) -> None:
-        if self._config.patience is not None and self._data.validation(self._rank, self._ranks) is None:
-            raise UsageError(
-                "patience waits for a better accuracy, and there is nothing to validate with",
-                remedy="give --val or --val-split, or leave out --patience",
-            )
 
     def _pooled_norms(self) -> dict[str, nn.Module]:
         together = self._ranks > 1 or self._config.grad_accum_steps > 1
@@ -162,16 +146,10 @@ class Loop:
             )
 
     def _check(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"the {what} is {value} at step {self.progress.step}",
-                why=f"with a learning rate of {self._stepper.rate:.3g}",
-                remedy="what was kept last is good; take a lower --lr, --clip-grad 1, more --warmup-steps, or --amp no",
-            )
+        check_finite(value, what, step=self.progress.step, rate=self._stepper.rate)
 
     def _check_weights(self) -> None:
-        total = sum(float(tensor.detach().double().sum()) for tensor in self._trained.named().values())
-        self._check(total, "sum of the weights")
+        check_weights(self._trained.named().values(), step=self.progress.step, rate=self._stepper.rate)
 
     def _end_epoch(self, train_loss: float | None, rate: float) -> None:
         self._check(0.0 if train_loss is None else train_loss, "loss")
