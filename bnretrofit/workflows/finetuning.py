@@ -11,6 +11,7 @@ import torch
 from bnretrofit.copies import independent_copy
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
+from bnretrofit.training.budget import check_patience
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
@@ -164,6 +165,8 @@ def finetune_checkpoint(
             opened_run(run.folder, resume=run.resume)
         # Before any image is read: what cannot be read is found anew by whoever goes on, and told in the end.
         record = samples.record()
+        # Refused now, not after a rate was searched for.
+        check_patience(config, samples, *process_rank())
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None

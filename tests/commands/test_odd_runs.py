@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bnretrofit.workflows import finetuning
 from tests.commands import factories
 from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
 
@@ -33,6 +34,17 @@ def test_a_run_that_found_its_rate_goes_on_although_an_image_cannot_be_read(plai
     again = run("finetune", *named(plain), *options, "--resume")
     assert again.code == 0, again.err
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+
+
+def test_patience_without_validation_is_refused_before_a_rate_is_searched_for(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[object] = []
+    monkeypatch.setattr(finetuning, "find_rate", searched.append)
+    options = ("-d", draw_classes(tmp_path / "train"), "-o", tmp_path / "run", *SHORT, "--patience", 1)
+    refused = run("finetune", *named(plain), *options, "--lr", "auto")
+    assert (refused.code, searched) == (2, [])
+    assert "patience waits for a better accuracy, and there is nothing to validate with" in refused.error
 
 
 FIXED = """
