@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ChannelsLastBatchNorm1d",
+    "ChannelsLastSyncBatchNorm",
     "foreign_norms",
     "is_batch_norm",
     "is_fixed_norm",
@@ -25,6 +26,14 @@ class ChannelsLastBatchNorm1d(nn.BatchNorm1d):
         return super().forward(input.flatten(0, -2)).view(input.shape)
 
 
+class ChannelsLastSyncBatchNorm(nn.SyncBatchNorm):
+    """SyncBatchNorm over the last dimension: what ChannelsLastBatchNorm1d is while GPUs share their statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Module's own name for it
+        """Normalise (N, *S, C) per channel C."""
+        return super().forward(input.flatten(0, -2)).view(input.shape)
+
+
 _NORMS: dict[str, type[nn.Module]] = {
     "BatchNorm1d": nn.BatchNorm1d,
     "BatchNorm2d": nn.BatchNorm2d,
@@ -32,7 +41,10 @@ _NORMS: dict[str, type[nn.Module]] = {
     "ChannelsLastBatchNorm1d": ChannelsLastBatchNorm1d,
 }
 
-_STOCK = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, ChannelsLastBatchNorm1d)
+_STOCK = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(ChannelsLastBatchNorm1d, ChannelsLastSyncBatchNorm),
+)
 # By name, since their libraries are not imported here. These normalise, then call their children: dropout, activation.
 _WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")
 _FROZEN = ("FrozenBatchNorm2d", "FrozenBatchNormAct2d")

@@ -15,13 +15,15 @@ def best_weights(keeper: Keeper, history: History) -> Weights:
         history: Of its epochs.
 
     Raises:
-        InputRejectedError: They are missing, and are not made up.
+        InputRejectedError: They are missing, or another epoch's, and are not made up.
     """
     kept, best = keeper.weights("best"), history.best
-    if kept is None:
+    number = best.epoch if best else 0
+    if kept is None or kept.epoch != number:
         raise InputRejectedError(
             "the best weights of the run are missing",
-            why=f"they are of epoch {best.epoch if best else 0}, and nothing else holds them",
+            why=f"they are of epoch {number}, "
+            + ("and nothing else holds them" if kept is None else f"and those in their place of epoch {kept.epoch}"),
             remedy="put the file back and resume, or begin another run with the last ones",
         )
     return kept

@@ -38,11 +38,16 @@ def accelerator_for(device: str | None, amp: str) -> Any:
     try:
         made = Accelerator(cpu=cpu, mixed_precision=amp)
     except (ValueError, RuntimeError) as error:
+        if amp == "no":
+            remedy = "check how the processes were launched, and the variables of the environment"
+            raise UsageError("accelerate cannot be started here", why=str(error), remedy=remedy) from error
         raise UsageError(f"--amp {amp} does not run here", why=str(error), remedy="take --amp no or bf16") from error
     if amp == "fp16" and made.device.type == "cpu":
         raise UsageError("--amp fp16 does not run on the CPU", remedy="take --amp no or bf16")
     # The environment may say otherwise, and gradients would be divided twice.
     made.gradient_accumulation_steps = 1
+    # Also of the process: a loop of somebody's that was left in the midst of a step would have ours make none.
+    made.gradient_state._set_sync_gradients(True)  # noqa: SLF001
     return made
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnretrofit.errors import UsageError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
@@ -45,10 +46,11 @@ def finetune_on(
         What was achieved, epoch by epoch and in the end.
 
     Raises:
-        UsageError: The settings do not fit the model or the machine.
+        UsageError: The settings do not fit the model or the machine, or its weights are in half precision.
         InputRejectedError: The model is no classifier of these images, or a batch has one image.
         TrainingDivergedError: The loss is not finite any more; the model has the weights that were kept last.
     """
+    _check_precision(model)
     kept: Keeper = MemoryKeeper() if keeper is None else keeper
     accelerator = accelerator_for(device, config.amp)
     tell = _silent if tell is None or not accelerator.is_main_process else tell
@@ -65,6 +67,18 @@ def finetune_on(
         torch.set_rng_state(random)
         for module, training in modes.items():
             module.training = training
+
+
+def _check_precision(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise UsageError(
+                "a model in half precision is not fine-tuned",
+                where=name,
+                why=f"it is {kind}, in which small steps are lost",
+                remedy="call model.float(), and take amp for mixed precision",
+            )
 
 
 def _silent(_text: str) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.norms import running_norms
+from bnretrofit.norms import foreign_norms, running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
 from bnretrofit.training.budget import check_patience, steps_in_all
 from bnretrofit.training.config import TrainingConfig
-from bnretrofit.training.devices import gathered, parallel
+from bnretrofit.training.devices import gathered, parallel, share_buffers
 from bnretrofit.training.evaluation import Evaluation, evaluate
 from bnretrofit.training.finite import check_finite, check_weights
 from bnretrofit.training.history import Epoch, History
@@ -61,6 +61,7 @@ class Loop:
         self._all_reached = ready.all_reached
         self._batch_statistics = ready.batch_statistics
         self._stepper = Stepper(model, config, ready, accelerator, self._steps)
+        self._foreign = ready.batch_statistics and bool(foreign_norms(model))
         self._quiet = not accelerator.is_main_process
         self.progress = Progress()
 
@@ -154,6 +155,7 @@ class Loop:
     def _end_epoch(self, train_loss: float | None, rate: float) -> None:
         self._check(0.0 if train_loss is None else train_loss, "loss")
         self._check_weights()
+        self._share_foreign()
         found = self._evaluated()
         if found is not None:
             self._check(found.loss, "validation loss")
@@ -171,9 +173,19 @@ class Loop:
             None if scales is None else scales.largest,
         )
         self.progress = Progress(number, 0, self.progress.step, 0.0, self.progress.history.with_epoch(row))
-        if self.progress.history.best is row:
-            self._keeper.keep("best", self.judged.state_dict(), row, measured=False)
+        # First the state, which holds the weights too: a process that ends in between leaves nothing of an epoch that
+        # the run does not know, and whoever goes on writes what is missing.
         self._save(None)
+        if self.progress.history.best is row:
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        self._keeper.keep("best", self.judged.state_dict(), self.progress.history.epochs[-1], measured=False)
+
+    def _share_foreign(self) -> None:
+        """Norms that compute in a way of their own are not pooled: all ranks go on with the first one's."""
+        for model in {self._model, self.judged} if self._foreign else ():
+            share_buffers(self._accelerator, model)
 
     def _evaluated(self) -> Evaluation | None:
         batches = self._data.validation(self._rank, self._ranks)
@@ -190,6 +202,7 @@ class Loop:
             # On a GPU the loss is looked at now and then only, and what is kept is to be good.
             self._check(float(loss_sum), "loss")
             self._check_weights()
+            self._share_foreign()
             self.progress = replace(self.progress, loss_sum=float(loss_sum))
         average = None if self._average is None else self._average.module
         scaler = self._accelerator.scaler
@@ -203,8 +216,12 @@ class Loop:
             self._accelerator.scaler.load_state_dict(found.document["scaler"])
         self.progress = found.progress
         history = self.progress.history
+        if self.progress.finished or not history.epochs:
+            return
+        if not self.progress.batch and history.best == history.epochs[-1]:
+            self._keep_best()
         # Without validation the best epoch is the last one, and each writes its weights anew.
-        if not self.progress.finished and history.epochs and history.epochs[-1].val_top1 is not None:
+        elif history.epochs[-1].val_top1 is not None:
             # Without them the run could not be ended, hours later.
             best_weights(self._keeper, history)
 

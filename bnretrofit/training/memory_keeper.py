@@ -34,6 +34,7 @@ class MemoryKeeper:
         """The weights kept under a name."""
         return self.kept.get(name)
 
-    def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:  # noqa: ARG002
+    def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
         """Keep weights under a name."""
-        self.kept[name] = Weights({key: each.detach().cpu().clone() for key, each in tensors.items()}, measured)
+        copied = {key: each.detach().cpu().clone() for key, each in tensors.items()}
+        self.kept[name] = Weights(copied, epoch.epoch, measured)

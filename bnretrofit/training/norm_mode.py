@@ -1,14 +1,21 @@
 """How norms run in fine-tuning: with the statistics of each batch, over all GPUs, or with their running statistics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from bnretrofit.norms import ChannelsLastBatchNorm1d, foreign_norms, is_batch_norm, is_fixed_norm, running_norms
+from bnretrofit.norms import (
+    ChannelsLastBatchNorm1d,
+    ChannelsLastSyncBatchNorm,
+    foreign_norms,
+    is_batch_norm,
+    is_fixed_norm,
+    running_norms,
+)
 
-__all__ = ["momentum_set", "resolved", "smallest_batch", "synchronised", "unsynchronised"]
+__all__ = ["momentum_set", "momentum_spread", "resolved", "smallest_batch", "synchronised", "unsynchronised"]
 
 SMALL_BATCH = 16
 """Below so many images per normalisation, "auto" freezes the statistics: with batch statistics a dense layer's outputs
@@ -50,12 +57,24 @@ def momentum_set(norms: dict[str, nn.Module], momentum: float | None) -> Iterato
             norm.momentum = before[name]
 
 
-class _ChannelsLastSyncBatchNorm(nn.SyncBatchNorm):
-    """SyncBatchNorm over the last dimension."""
+@contextmanager
+def momentum_spread(norms: Mapping[str, nn.Module], batches: int) -> Iterator[None]:
+    """While it lasts, so many batches move running statistics as far as one would: 1 - (1 - m)^(1 / batches) each.
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Module's own name for it
-        """Normalise (N, *S, C) per channel C."""
-        return super().forward(input.flatten(0, -2)).view(input.shape)
+    Args:
+        norms: With the momentum of a step; those that have none count all batches alike, and stay so.
+        batches: Of a step.
+    """
+    before: dict[str, Any] = {name: norm.momentum for name, norm in norms.items()}
+    try:
+        for name, norm in norms.items():
+            momentum = before[name]
+            spread = momentum if momentum is None else 1 - (1 - momentum) ** (1 / batches)
+            norm.momentum = spread  # type: ignore[assignment]
+        yield
+    finally:
+        for name, norm in norms.items():
+            norm.momentum = before[name]
 
 
 def unsynchronised(model: nn.Module) -> dict[str, nn.Module]:
@@ -92,7 +111,7 @@ def synchronised(norms: dict[str, nn.Module]) -> Iterator[None]:
 def _synchronised_class(kind: type[nn.Module]) -> type[nn.Module] | None:
     # By the forward, which a subclass may inherit.
     if kind.forward is ChannelsLastBatchNorm1d.forward:
-        return _ChannelsLastSyncBatchNorm
+        return ChannelsLastSyncBatchNorm
     if issubclass(kind, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and kind.forward is nn.BatchNorm2d.forward:
         return nn.SyncBatchNorm
     if kind.__name__ == "BatchNormAct2d":

@@ -15,7 +15,7 @@ from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.frozen_statistics import frozen_statistics
-from bnretrofit.training.norm_mode import momentum_set, resolved, synchronised, unsynchronised
+from bnretrofit.training.norm_mode import momentum_set, momentum_spread, resolved, synchronised, unsynchronised
 from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.training.reaching import unreached
@@ -65,7 +65,7 @@ def prepared(
         UsageError: The settings do not fit the model.
         InputRejectedError: The model is no classifier of these images, or a batch has one image.
     """
-    images = _first_images(data, accelerator)
+    images = _first_images(data, accelerator, config.grad_accum_steps)
     norms, foreign = running_norms(model), foreign_norms(model)
     ranks = accelerator.num_processes if accelerator.device.type == "cuda" else 1
     # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
@@ -100,6 +100,9 @@ def prepared(
                 tell(f"'{left.name}' keeps its running statistics at the cost of a norm, since {left.reason}")
         elif ranks > 1:
             stack.enter_context(synchronised(norms))
+        # What the batches of a step leave is pooled elsewhere, but not of these, which each call moves.
+        shared = {name: norm for name, norm in norms.items() if isinstance(norm, nn.SyncBatchNorm)}
+        stack.enter_context(momentum_spread(shared, config.grad_accum_steps))
         if ranks > 1 and batch:
             for name, norm in unsynchronised(model).items():
                 kind = type(norm).__name__
@@ -107,8 +110,9 @@ def prepared(
         yield Prepared(trained, average, classes, batch, all_reached=not skipped)
 
 
-def _first_images(data: TrainingSet, accelerator: Any) -> Tensor:
-    batches: Any = data.train(0, rank=accelerator.process_index, ranks=accelerator.num_processes)
+def _first_images(data: TrainingSet, accelerator: Any, accumulate: int) -> Tensor:
+    ours = {"rank": accelerator.process_index, "ranks": accelerator.num_processes, "accumulate": accumulate}
+    batches: Any = data.train(0, **ours)
     try:
         found = next(batches, None)
     finally:

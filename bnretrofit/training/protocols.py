@@ -36,10 +36,12 @@ class Weights:
 
     Attributes:
         tensors: By the model's own keys.
+        epoch: Which one's; None where nobody has said.
         measured: Whether the running statistics were measured again with these weights.
     """
 
     tensors: dict[str, Tensor]
+    epoch: int | None
     measured: bool
 
 

@@ -6,8 +6,9 @@ After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017)
 import math
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
+from statistics import fmean, stdev
 from typing import Any
 
 from torch import nn
@@ -25,8 +26,11 @@ __all__ = ["RateRange", "find_rate"]
 
 LOWEST, HIGHEST, STEPS = 1e-5, 10.0, 120
 SMOOTHING = 0.8
-RISEN = 1.25
-"""The loss has risen when, smoothed, it is so many times its least value: noise alone hardly brings it there."""
+STILL_RATE, STILL_STEPS = 1e-9, 20
+"""First come steps that change next to nothing: what batches differ by then is noise."""
+RISEN, NOISE = 1.25, 3.0
+"""The loss has risen when, smoothed, it is so many times its least value, and so many standard deviations of the noise
+above it. Smoothing leaves a third of these, and over all steps the curve spans four or five of what is left."""
 BELOW = 10.0
 """How far below the rate of the rise the chosen one lies: the usual distance between where training breaks down in a
 few steps and where it goes well over many."""
@@ -83,23 +87,53 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
     """
     accelerator = accelerator_for(device, config.amp)
     copy = independent_copy(model).to(accelerator.device).eval()
-    tried = replace(config, steps=STEPS, warmup_steps=0, ema_decay=None)
-    rates: list[float] = []
-    losses: list[float] = []
+    steps = STILL_STEPS + STEPS
+    tried = replace(config, steps=steps, warmup_steps=0, ema_decay=None)
+    curve = _Curve()
     with ExitStack() as stack:
         ready = stack.enter_context(prepared(copy, data, tried, accelerator, _silent))
-        stepper = Stepper(copy, tried, ready, accelerator, STEPS)
+        stepper = Stepper(copy, tried, ready, accelerator, steps)
         batches = stack.enter_context(closing(_endless(data, config.grad_accum_steps)))
         copy.train()
         quiet = not accelerator.is_main_process
-        for step in tqdm(range(STEPS), desc="learning rates", delay=1.0, leave=False, disable=quiet):
-            rates.append(LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)))
+        for step in tqdm(range(steps), desc="learning rates", delay=1.0, leave=False, disable=quiet):
+            rate = LOWEST * (HIGHEST / LOWEST) ** ((step - STILL_STEPS) / (STEPS - 1))
             micros = list(islice(batches, config.grad_accum_steps))
-            loss = float(stepper.step(copy, micros, step, rates[-1]))
-            losses.append(loss if not losses else SMOOTHING * losses[-1] + (1 - SMOOTHING) * loss)
-            if not math.isfinite(losses[-1]) or losses[-1] > RISEN * min(losses):
+            loss = float(stepper.step(copy, micros, step, STILL_RATE if step < STILL_STEPS else rate))
+            if step < STILL_STEPS:
+                curve.still.append(loss)
+            else:
+                curve.add(rate, loss)
+            if curve.has_risen:
                 break
-    return _chosen(rates, losses)
+    return _chosen(curve)
+
+
+@dataclass(slots=True)
+class _Curve:
+    """Losses, smoothed, at rising rates.
+
+    Attributes:
+        still: Before the rates began to rise, as they were.
+        rates: That were tried.
+        losses: Smoothed, at each, beginning with the mean of those before.
+    """
+
+    still: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, rate: float, loss: float) -> None:
+        before = self.losses[-1] if self.losses else fmean(self.still)
+        self.rates.append(rate)
+        self.losses.append(SMOOTHING * before + (1 - SMOOTHING) * loss)
+
+    @property
+    def has_risen(self) -> bool:
+        if not self.losses:
+            return not all(math.isfinite(loss) for loss in self.still)
+        now, least = self.losses[-1], min(self.losses)
+        return not math.isfinite(now) or now > max(RISEN * least, least + NOISE * stdev(self.still))
 
 
 def _silent(_text: str) -> None:
@@ -116,13 +150,12 @@ def _endless(data: TrainingSet, accumulate: int) -> Generator[Labelled]:
             raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
 
 
-def _chosen(rates: list[float], losses: list[float]) -> RateRange:
-    risen = not math.isfinite(losses[-1]) or losses[-1] > RISEN * min(losses)
-    chosen = rates[-1] / BELOW
-    if risen and chosen < LOWEST:
+def _chosen(curve: _Curve) -> RateRange:
+    last = curve.rates[-1] if curve.rates else STILL_RATE
+    if curve.has_risen and last / BELOW < LOWEST:
         raise InputRejectedError(
             "no learning rate can be found",
-            why=f"the loss rises at {rates[-1]:.2g} already",
+            why=f"the loss rises at {last:.2g} already",
             remedy="check the labels and the preprocessing, or pass a rate with --lr",
         )
-    return RateRange(tuple(rates), tuple(losses), chosen, rates[-1] if risen else None)
+    return RateRange(tuple(curve.rates), tuple(curve.losses), last / BELOW, last if curve.has_risen else None)

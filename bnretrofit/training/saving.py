@@ -87,6 +87,10 @@ def saved(
             else:
                 rest.setdefault(str(number), {})[name] = value
     groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
+    for number, group in enumerate(groups):
+        # LAMB counts its steps there.
+        for name in [name for name, value in group.items() if isinstance(value, Tensor)]:
+            tensors[f"group.{number}.{name}"] = group.pop(name)
     document = {"progress": progress.to_json(), "groups": groups, "rest": rest, "scaler": dict(scaler)}
     return SavedRun({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, document)
 
@@ -121,6 +125,10 @@ def restore_optimizer(found: SavedRun, optimizer: torch.optim.Optimizer) -> None
             state.setdefault(int(number), {})[entry] = tensor
     now = optimizer.state_dict()["param_groups"]
     groups = [{**old, "params": new["params"]} for old, new in zip(found.document["groups"], now, strict=False)]
+    for name, tensor in found.tensors.items():
+        if name.startswith("group."):
+            _, at, entry = name.split(".", 2)
+            groups[int(at)][entry] = tensor
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:

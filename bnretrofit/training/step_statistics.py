@@ -38,7 +38,9 @@ class StepStatistics:
             name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in self._norms.items()
         }
         self._seen: dict[str, list[Tensor]] = {name: [] for name in norms}
-        self._handles = [norm.register_forward_hook(self._collector(name)) for name, norm in norms.items()]
+        self._handles = [
+            norm.register_forward_hook(self._collector(name), with_kwargs=True) for name, norm in norms.items()
+        ]
         for norm in self._norms.values():
             norm.momentum = 1.0
 
@@ -65,10 +67,10 @@ class StepStatistics:
             norm.running_mean.copy_(self._running[name][0])
             norm.running_var.copy_(self._running[name][1])
 
-    def _collector(self, name: str) -> Callable[[Any, Any, Any], None]:
-        def collect(norm: Any, inputs: Any, _output: Any) -> None:
+    def _collector(self, name: str) -> Callable[[Any, Any, Any, Any], None]:
+        def collect(norm: Any, inputs: Any, named: Any, _output: Any) -> None:
             if norm.training:
-                count = inputs[0].numel() // norm.num_features
+                count = [*inputs, *named.values()][0].numel() // norm.num_features
                 counted = torch.tensor([count], dtype=torch.float64, device=norm.running_mean.device)
                 self._seen[name].append(torch.cat([counted, norm.running_mean.double(), norm.running_var.double()]))
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.training.averaging import update_average
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.evaluation import check_labels
@@ -17,6 +17,9 @@ from bnretrofit.training.targets import Mixing, logits_of, loss_of
 from bnretrofit.training_data.seeding import seed_of
 
 __all__ = ["Stepper"]
+
+SKIPPED = 30
+"""By so many halvings the scale of the gradients falls from torch's first one, 2^16, to nothing that would help."""
 
 
 class Stepper:
@@ -40,6 +43,7 @@ class Stepper:
         self._rates = rates_for(config, raw, steps)
         self._loss = loss_of(config)
         self._mixing = Mixing(config, ready.classes)
+        self._skipped = 0
 
     @property
     def rate(self) -> float:
@@ -58,6 +62,10 @@ class Stepper:
 
         Returns:
             The mean loss over the batches of all ranks.
+
+        Raises:
+            InputRejectedError: A batch cannot be trained on.
+            TrainingDivergedError: Step after step is left out in float16.
         """
         config, accelerator = self._config, self._accelerator
         self._rates.step_update(step)
@@ -77,6 +85,7 @@ class Stepper:
         if config.clip_grad is not None:
             accelerator.clip_grad_norm_(self._ready.trained.named().values(), config.clip_grad)
         self.optimizer.step()
+        self._count_skipped(step)
         self.optimizer.zero_grad()
         mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         return mean
@@ -85,6 +94,17 @@ class Stepper:
         """Let the average follow, once the running statistics are those of the whole step with this number."""
         if self._ready.average is not None:
             update_average(self._ready.average, self._model, step + 1, seed_of(self._config.seed, "average", step))
+
+    def _count_skipped(self, step: int) -> None:
+        """In float16 a step whose gradients are not finite is left out, and the next one's are scaled by less."""
+        left_out = self._accelerator.scaler is not None and self.optimizer.step_was_skipped
+        self._skipped = self._skipped + 1 if left_out else 0
+        if self._skipped >= SKIPPED:
+            raise TrainingDivergedError(
+                f"the gradients of {SKIPPED} steps one after the other are not finite, the last of them at step {step}",
+                why="no scale of float16 holds them",
+                remedy="what was kept last is good; take --amp bf16 or no, or a lower --lr",
+            )
 
     def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
         layout = torch.channels_last if self._config.channels_last else torch.preserve_format

@@ -118,7 +118,7 @@ class RunFolder:
             return None
         found = read(path)
         training = (found.header or {}).get("training") or {}
-        return Weights(found.tensors, training.get("statistics") == "measured")
+        return Weights(found.tensors, training.get("epoch"), training.get("statistics") == "measured")
 
     def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
         """Keep weights under a name."""

@@ -1,5 +1,6 @@
 """A small network, images that it can learn, and runs of fine-tuning that can be broken off."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -60,4 +61,5 @@ class Stopped(MemoryKeeper):
     def save(self, run: SavedRun) -> None:
         if self.stop is not None and run.progress.step >= self.stop:
             raise KeyboardInterrupt
-        super().save(run)
+        # What is kept beside the tensors goes through a file's header.
+        super().save(SavedRun(run.tensors, json.loads(json.dumps(run.document))))

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.training import TrainingConfig, finetune
-from bnretrofit.training.loaders import LoaderSet
-from bnretrofit.training.rate_range import find_rate
 from tests.library.finetuning_cases import Stopped, config, samples, trained, with_norms
 
 
@@ -33,6 +32,8 @@ SETTINGS = {
     "averaged, mixed": config(ema_decay=0.9, mixup=0.3, cutmix=1.0, label_smoothing=0.1),
     "accumulated, adamw": config(grad_accum_steps=2, opt="adamw", clip_grad=0.5),
     "frozen": config(bn_stats="frozen", momentum=0.0),
+    # It counts its steps beside the states of the parameters.
+    "lamb": config(opt="lamb", lr=0.02),
 }
 
 
@@ -79,23 +80,22 @@ def test_a_run_that_diverges_stops_and_gives_back_the_last_good_weights() -> Non
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
 
 
-def test_the_range_test_stops_where_the_loss_rises_and_leaves_the_model() -> None:
-    model = with_norms()
-    before = copy.deepcopy(model.state_dict())
-    found = find_rate(model, LoaderSet(samples(), None), config(), "cpu")
-    assert found.risen_at is None or found.chosen < found.risen_at == found.rates[-1]
-    assert list(found.rates) == sorted(found.rates)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert f"chosen: {found.chosen:.2g}" in str(found)
-    assert finetune(model, samples(), samples(), config(lr=found.chosen)).epochs
-
-
 def test_the_environment_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for number in ("1", "4"):
         monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", number)
         losses.append([epoch.train_loss for epoch in trained(with_norms(), config()).history.epochs])
     assert losses[0] == losses[1]
+
+
+def test_the_state_of_an_accumulation_that_somebody_left_does_not_matter() -> None:
+    from accelerate import Accelerator
+
+    fresh = trained(with_norms(), config()).history
+    theirs = Accelerator(gradient_accumulation_steps=4, cpu=True)
+    with theirs.accumulate(nn.Linear(1, 1)):
+        assert not theirs.sync_gradients
+    assert trained(with_norms(), config()).history == fresh
 
 
 def test_settings_survive_json() -> None:

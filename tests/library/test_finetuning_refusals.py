@@ -1,11 +1,15 @@
 """What fine-tuning refuses, by name and before it has moved anything."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.training import finetune, finetune_on
+from bnretrofit.training.history import Epoch
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from tests.library.finetuning_cases import CLASSES, Stopped, config, samples, trained, with_norms
@@ -31,6 +35,48 @@ def test_a_run_whose_best_weights_are_missing_is_not_gone_on_with() -> None:
         trained(with_norms(), config(), resumed)
     # No step was done in vain.
     assert resumed.state is keeper.state
+
+
+def test_weights_of_another_epoch_are_not_taken_for_the_best() -> None:
+    keeper = MemoryKeeper()
+    trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+    keeper.kept["best"] = replace(keeper.kept["best"], epoch=1)
+    with pytest.raises(InputRejectedError, match="they are of epoch 0, and those in their place of epoch 1"):
+        trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+
+
+class NoRoom(MemoryKeeper):
+    """The disk is full when the weights of an epoch are to be kept, whose state was saved."""
+
+    full = True
+
+    def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
+        if self.full and name == "best" and epoch.epoch:
+            raise OSError("no space left on device")
+        super().keep(name, tensors, epoch, measured=measured)
+
+
+def test_best_weights_that_could_not_be_kept_are_written_by_whoever_goes_on() -> None:
+    settings, keeper, whole = config(epochs=12), NoRoom(), with_norms()
+    results = trained(whole, settings)
+    assert results.best.epoch.epoch > 0
+    with pytest.raises(OSError, match="no space"):
+        trained(with_norms(), settings, keeper)
+    assert keeper.kept["best"].epoch == 0
+    keeper.full = False
+    again = with_norms()
+    assert trained(again, settings, keeper) == results
+    assert keeper.kept["best"].epoch == results.best.epoch.epoch
+    for tensor, expected in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refused(dtype: torch.dtype) -> None:
+    model = with_norms()
+    model.get_submodule("9").to(dtype)
+    with pytest.raises(UsageError, match=r"9\.weight: a model in half precision is not fine-tuned"):
+        finetune(model, samples(), samples(), config())
 
 
 def test_a_batch_of_one_is_refused_with_batch_statistics_only() -> None:
@@ -82,3 +128,15 @@ def test_what_the_machine_or_the_state_cannot_do_is_refused() -> None:
         trained(with_norms(), config(opt="adafactorbv"))
     with pytest.raises(UsageError, match="does not run on 'xyz'"):
         finetune_on(with_norms(), LoaderSet(samples(), None), config(), device="xyz")
+
+
+@pytest.mark.parametrize(
+    ("amp", "what"), [("no", "accelerate cannot be started here"), ("bf16", "--amp bf16 does not")]
+)
+def test_what_accelerate_cannot_do_is_said_in_its_words(amp: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ValueError("MASTER_ADDR was not set")
+
+    monkeypatch.setattr("accelerate.Accelerator", refuse)
+    with pytest.raises(UsageError, match=f"{what}.*MASTER_ADDR was not set"):
+        finetune(with_norms(), samples(), samples(), config(amp=amp))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bnretrofit.training import finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
+from bnretrofit.training_data import TrainingSource, open_training
 from tests.library.finetuning_cases import config, samples, trained, with_norms
 
 
@@ -68,6 +69,17 @@ def test_the_average_follows_the_pooled_statistics() -> None:
     tensors = keeper.state.tensors
     names = [name.removeprefix("model.") for name in tensors if name.startswith("model.") and "num_batches" not in name]
     assert all(torch.equal(tensors[f"model.{name}"], tensors[f"average.{name}"]) for name in names)
+
+
+def test_batches_that_are_made_smaller_by_accumulating_decide_about_frozen_statistics(source: TrainingSource) -> None:
+    """21 images are one batch of 20, or two of 11 and 10."""
+    told: dict[int, list[str]] = {1: [], 2: []}
+    opened = open_training(replace(source, batch_size=20))
+    for accumulate, texts in told.items():
+        settings = config(epochs=1, bn_stats="auto", grad_accum_steps=accumulate)
+        finetune_on(with_norms(), opened, settings, device="cpu", tell=texts.append)
+    assert "norms use the statistics of each batch" in told[1][0]
+    assert "norms use their running statistics" in told[2][0]
 
 
 class Unused(nn.Module):

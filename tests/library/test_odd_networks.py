@@ -68,6 +68,27 @@ def test_a_norm_that_computes_in_a_way_of_its_own_is_named() -> None:
     assert done.last.variance_ratios is None
 
 
+class ByKeyword(nn.Module):
+    """Calls its norm with a named argument, as one may."""
+
+    def __init__(self, *, named: bool) -> None:
+        super().__init__()
+        self.body, self.named = with_norm(nn.BatchNorm2d), named
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, *rest = self.body
+        x = norm(input=conv(x)) if self.named else norm(conv(x))
+        for module in rest:
+            x = module(x)
+        return x
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_norm_may_be_called_by_keyword(accumulate: int) -> None:
+    settings = config(epochs=1, grad_accum_steps=accumulate)
+    assert trained(ByKeyword(named=True), settings) == trained(ByKeyword(named=False), settings)
+
+
 class Positions(nn.Module):
     """Keeps what its first pass has computed, as position grids are kept."""
 

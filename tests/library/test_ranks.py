@@ -1,19 +1,16 @@
 """Statistics that several processes measure together, each on its own share of the samples."""
 
-import datetime as dt
-import weakref
-from collections.abc import Callable, Iterator
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 import bnretrofit
 from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from tests.library.two_ranks import RANKS, together
 
-RANKS = 2
 BOUND = 1e-12
 
 
@@ -66,32 +63,6 @@ def exhausted(rank: int, place: Path) -> None:
         bnretrofit.calibrate(model, plan, batches(), across_ranks=True)
     except (MemoryError, ResourceError) as error:
         (place / f"{rank}.txt").write_text(str(error))
-
-
-def process(rank: int, place: Path, work: Callable[[int, Path], None]) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{place / 'meeting'}",
-        rank=rank,
-        world_size=RANKS,
-        timeout=dt.timedelta(seconds=60),
-    )
-    group = weakref.ref(distributed.group.WORLD)
-    work(rank, place)
-    distributed.destroy_process_group()
-    # Whoever still held it would have its threads live on to the interpreter's end, which may abort on them.
-    assert group() is None
-
-
-def together(work: Callable[[int, Path], None], place: Path) -> None:
-    context = get_context("spawn")
-    processes = [context.Process(target=process, args=(rank, place, work)) for rank in range(RANKS)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join()
-    assert [each.exitcode for each in processes] == [0] * RANKS
 
 
 def test_two_ranks_measure_what_one_measures(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
-from bnretrofit.norms import ChannelsLastBatchNorm1d, running_norms
-from bnretrofit.training.norm_mode import synchronised, unsynchronised
+from bnretrofit.norms import ChannelsLastBatchNorm1d, foreign_norms, running_norms
+from bnretrofit.training.norm_mode import momentum_spread, synchronised, unsynchronised
 
 KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "BatchNorm1d": (nn.BatchNorm1d(4), (6, 4)),
@@ -62,6 +62,26 @@ def test_what_cannot_be_synchronised_is_named() -> None:
     assert list(running_norms(model)) == ["1", "3", "4"]
     with synchronised(running_norms(model)):
         assert [isinstance(module, nn.SyncBatchNorm) for module in model] == [False, True, False, True, True]
+
+
+def test_a_synchronised_norm_is_still_one_of_the_running_norms() -> None:
+    model = nn.ModuleDict({kind: norm for kind, (norm, _) in KINDS.items()})
+    with synchronised(running_norms(model)):
+        assert list(running_norms(model)) == list(KINDS)
+        assert foreign_norms(model) == {}
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+def test_the_batches_of_a_step_move_statistics_as_far_as_one(momentum: float | None) -> None:
+    x = torch.randn(6, 4, 3, 3, dtype=torch.float64)
+    once, often = (nn.BatchNorm2d(4, momentum=momentum).double() for _ in range(2))
+    once(x)
+    with momentum_spread({"norm": often}, 3):
+        for _ in range(3):
+            often(x)
+    assert often.momentum == momentum
+    torch.testing.assert_close(often.running_mean, once.running_mean)
+    torch.testing.assert_close(often.running_var, once.running_var)
 
 
 def test_a_norm_comes_back_after_an_error() -> None:
