@@ -184,8 +184,11 @@ class Loop:
 
     def _share_foreign(self) -> None:
         """Norms that compute in a way of their own are not pooled: all ranks go on with the first one's."""
-        for model in {self._model, self.judged} if self._foreign else ():
-            share_buffers(self._accelerator, model)
+        if self._foreign:
+            # In one order on all ranks: each waits for the others with every buffer.
+            share_buffers(self._accelerator, self._model)
+            if self.judged is not self._model:
+                share_buffers(self._accelerator, self.judged)
 
     def _evaluated(self) -> Evaluation | None:
         batches = self._data.validation(self._rank, self._ranks)
