@@ -1,6 +1,6 @@
 """How norms run in fine-tuning: with the statistics of each batch, over all GPUs, or with their running statistics."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,16 +45,10 @@ def smallest_batch(model: nn.Module, bn_stats: str, images: int) -> int:
 
 
 @contextmanager
-def momentum_set(norms: dict[str, nn.Module], momentum: float | None) -> Iterator[None]:
+def momentum_set(norms: Mapping[str, nn.Module], momentum: float | None) -> Iterator[None]:
     """While it lasts, running statistics move with this momentum; None leaves each norm's own."""
-    before = {name: norm.momentum for name, norm in norms.items()}
-    try:
-        for norm in norms.values():
-            norm.momentum = norm.momentum if momentum is None else momentum  # type: ignore[assignment]
+    with _momenta(norms, lambda own: own if momentum is None else momentum):
         yield
-    finally:
-        for name, norm in norms.items():
-            norm.momentum = before[name]
 
 
 @contextmanager
@@ -65,12 +59,16 @@ def momentum_spread(norms: Mapping[str, nn.Module], batches: int) -> Iterator[No
         norms: With the momentum of a step; those that have none count all batches alike, and stay so.
         batches: Of a step.
     """
-    before: dict[str, Any] = {name: norm.momentum for name, norm in norms.items()}
+    with _momenta(norms, lambda own: own if own is None else 1 - (1 - own) ** (1 / batches)):
+        yield
+
+
+@contextmanager
+def _momenta(norms: Mapping[str, Any], changed: Callable[[float | None], float | None]) -> Iterator[None]:
+    before = {name: norm.momentum for name, norm in norms.items()}
     try:
         for name, norm in norms.items():
-            momentum = before[name]
-            spread = momentum if momentum is None else 1 - (1 - momentum) ** (1 / batches)
-            norm.momentum = spread  # type: ignore[assignment]
+            norm.momentum = changed(before[name])
         yield
     finally:
         for name, norm in norms.items():

@@ -84,6 +84,7 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
 
     Raises:
         InputRejectedError: The loss rises at the lowest rate already.
+        TrainingDivergedError: In float16, where the gradients of step after step are not finite.
     """
     accelerator = accelerator_for(device, config.amp)
     copy = independent_copy(model).to(accelerator.device).eval()

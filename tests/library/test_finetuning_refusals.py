@@ -63,6 +63,11 @@ def test_best_weights_that_could_not_be_kept_are_written_by_whoever_goes_on() ->
     with pytest.raises(OSError, match="no space"):
         trained(with_norms(), settings, keeper)
     assert keeper.kept["best"].epoch == 0
+    # The state knows of the epoch, and holds its weights.
+    assert keeper.state is not None
+    known = keeper.state.progress.history.best
+    assert known is not None
+    assert known.epoch > 0
     keeper.full = False
     again = with_norms()
     assert trained(again, settings, keeper) == results

@@ -82,6 +82,19 @@ def test_batches_that_are_made_smaller_by_accumulating_decide_about_frozen_stati
     assert "norms use their running statistics" in told[2][0]
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_synchronised_norm_moves_its_statistics_once_a_step(accumulate: int) -> None:
+    """Alone on a CPU it is its own world; no pooling reaches it."""
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.Flatten(), nn.Linear(64, 4)).eval()
+    seen: set[float] = set()
+    handle = model[1].register_forward_hook(lambda norm, *_: seen.add(norm.momentum) if norm.training else None)
+    trained(model, config(epochs=1, grad_accum_steps=accumulate))
+    handle.remove()
+    # Besides steps there are passes that measure, before and after them, with momenta of their own.
+    assert 0.9 in {round((1 - momentum) ** accumulate, 12) for momentum in seen}
+    assert model[1].momentum == 0.1
+
+
 class Unused(nn.Module):
     """A network with a norm that it never calls."""
 

@@ -77,15 +77,6 @@ def test_norms_that_no_layer_can_take_run_by_themselves(case: str) -> None:
         assert reason in leave.reason
 
 
-def test_what_training_mode_alone_shows_is_seen() -> None:
-    model, x = randomised(OtherInTraining()).train(), images()
-    with frozen_statistics(model, x) as found:
-        got = model(x)
-    assert "also read elsewhere" in found.leaves[0].reason
-    raw = part(model, "conv")(x)
-    torch.testing.assert_close(got, torch.cat([part(model, "norm").eval()(raw), raw]))
-
-
 class HiddenInTraining(OtherInTraining):
     """The same in an autocast region, which the graph holds as one call."""
 
@@ -96,11 +87,16 @@ class HiddenInTraining(OtherInTraining):
             return super().forward(x)
 
 
-def test_what_training_mode_hides_is_not_taken_for_granted() -> None:
-    model, x = randomised(HiddenInTraining()).train(), images()
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(OtherInTraining, "also read elsewhere"), (HiddenInTraining, "does not show it")]
+)
+def test_what_training_mode_alone_does_is_seen_or_not_taken_for_granted(
+    kind: type[OtherInTraining], reason: str
+) -> None:
+    model, x = randomised(kind()).train(), images()
     with frozen_statistics(model, x) as found:
         got = model(x)
-    assert "does not show it" in found.leaves[0].reason
+    assert reason in found.leaves[0].reason
     raw = part(model, "conv")(x)
     torch.testing.assert_close(got, torch.cat([part(model, "norm").eval()(raw), raw]))
 
