@@ -8,7 +8,7 @@ __all__ = ["best_weights"]
 
 
 def best_weights(keeper: Keeper, history: History) -> Weights:
-    """Read them.
+    """Read them: of the best epoch or, in a run that has ended, of the last one if it was better.
 
     Args:
         keeper: Where the run is kept.
@@ -19,7 +19,9 @@ def best_weights(keeper: Keeper, history: History) -> Weights:
     """
     kept, best = keeper.weights("best"), history.best
     number = best.epoch if best else 0
-    if kept is None or kept.epoch != number:
+    # Once they are measured, those of the last epoch may stand there: they were better.
+    settled = kept is not None and kept.measured and kept.epoch == history.epochs[-1].epoch
+    if kept is None or (kept.epoch != number and not settled):
         raise InputRejectedError(
             "the best weights of the run are missing",
             why=f"they are of epoch {number}, "

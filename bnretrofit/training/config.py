@@ -35,6 +35,7 @@ class TrainingConfig:
         mixup: Alpha of mixup; 0 for none.
         cutmix: Alpha of cutmix; 0 for none.
         ema_decay: Keep an average of the weights with this decay, and give that as the result; None for none.
+        ema_warmup: Let the average follow at once and slow down to that decay, instead of having it from the start.
         clip_grad: Largest norm of the gradient; None for no limit.
         grad_accum_steps: Batches whose gradients make one step; their running statistics are pooled.
         train: What is trained: "all", "bn" (weight and bias of norms), "head" (the layer that makes the logits),
@@ -62,6 +63,7 @@ class TrainingConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float | None = None
+    ema_warmup: bool = False
     clip_grad: float | None = None
     grad_accum_steps: int = 1
     train: str = "all"

@@ -3,22 +3,18 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnretrofit.errors import UsageError
-from bnretrofit.norms import running_norms
-from bnretrofit.scales import scales_of
-from bnretrofit.training.best_weights import best_weights
+from bnretrofit.training.averaging import share_of_the_start
 from bnretrofit.training.config import TrainingConfig
-from bnretrofit.training.devices import accelerator_for, share_buffers
-from bnretrofit.training.evaluation import Evaluation, evaluate
-from bnretrofit.training.history import History
+from bnretrofit.training.devices import accelerator_for
+from bnretrofit.training.finishing import finished
 from bnretrofit.training.loop import Loop
-from bnretrofit.training.measuring import measured, training_images
 from bnretrofit.training.memory_keeper import MemoryKeeper
-from bnretrofit.training.preparation import Tell, prepared
+from bnretrofit.training.preparation import Tell, prepared, silent
 from bnretrofit.training.protocols import Keeper, TrainingSet
-from bnretrofit.training.results import Result, Results
+from bnretrofit.training.results import Results
 
 __all__ = ["finetune_on"]
 
@@ -53,7 +49,7 @@ def finetune_on(
     _check_precision(model)
     kept: Keeper = MemoryKeeper() if keeper is None else keeper
     accelerator = accelerator_for(device, config.amp)
-    tell = _silent if tell is None or not accelerator.is_main_process else tell
+    tell = silent if tell is None or not accelerator.is_main_process else tell
     home, random = next(model.parameters()).device, torch.get_rng_state()
     modes = {module: module.training for module in model.modules()}
     try:
@@ -81,22 +77,21 @@ def _check_precision(model: nn.Module) -> None:
             )
 
 
-def _silent(_text: str) -> None:
-    """Tell nobody."""
-
-
 def _trained(
     model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, keeper: Keeper, tell: Tell
 ) -> Results:
     with prepared(model, data, config, accelerator, tell) as ready:
         loop = Loop(model, data, config, ready, accelerator, keeper)
+        average = share_of_the_start(config.ema_decay, loop.steps, warmup=config.ema_warmup)
+        if average is not None:
+            tell(average)
         try:
             history = loop.run()
         except BaseException:
             _put_back(model, keeper)
             raise
         last = {name: tensor.clone() for name, tensor in loop.judged.state_dict().items()}
-    return _finished(model, last, data, history, accelerator, keeper, batch_statistics=ready.batch_statistics)
+    return finished(model, last, data, history, accelerator, keeper, batch_statistics=ready.batch_statistics)
 
 
 def _put_back(model: nn.Module, keeper: Keeper) -> None:
@@ -105,53 +100,3 @@ def _put_back(model: nn.Module, keeper: Keeper) -> None:
     if found is not None:
         tensors = {name.removeprefix("model."): each for name, each in found.tensors.items() if name[:6] == "model."}
         model.load_state_dict(tensors)
-
-
-def _finished(
-    model: nn.Module,
-    last: dict[str, Tensor],
-    data: TrainingSet,
-    history: History,
-    accelerator: Any,
-    keeper: Keeper,
-    *,
-    batch_statistics: bool,
-) -> Results:
-    """Measure the statistics again with the weights of the last and of the best epoch, and judge both."""
-    results: dict[str, Result] = {}
-    images: list[Tensor] = []
-    accelerator.wait_for_everyone()
-    of = {"last": history.epochs[-1], "best": history.best or history.epochs[-1]}
-    kept = None if of["best"] == of["last"] else best_weights(keeper, history)
-    # All have read the best weights before anybody writes them anew.
-    accelerator.wait_for_everyone()
-    best = last if kept is None else kept.tensors
-    for name, tensors in (("last", last), ("best", best)):
-        if name == "best" and kept is None:
-            # The same weights, which are measured and judged already.
-            results[name] = results["last"]
-            keeper.keep(name, model.state_dict(), of[name], measured=True)
-            break
-        model.load_state_dict(tensors)
-        already = name == "best" and kept is not None and kept.measured
-        ratios: tuple[float, float] | None = None
-        # Epoch 0 is the model as it came, and nothing of it lags behind.
-        if batch_statistics and running_norms(model) and not already and of[name].step:
-            images = images or training_images(data)
-            found = measured(model, images, quiet=not accelerator.is_main_process)
-            model.load_state_dict(found.model.state_dict())
-            share_buffers(accelerator, model)
-            ratios = found.ratios
-        norms = running_norms(model)
-        judged = _judged(model, data, accelerator)
-        results[name] = Result(of[name], judged, scales_of(norms) if norms else None, ratios)
-        keeper.keep(name, model.state_dict(), of[name], measured=True)
-    return Results(history, results["best"], results["last"])
-
-
-def _judged(model: nn.Module, data: TrainingSet, accelerator: Any) -> Evaluation | None:
-    batches = data.validation(accelerator.process_index, accelerator.num_processes)
-    if batches is None:
-        return None
-    quiet = not accelerator.is_main_process
-    return evaluate(model, batches, lambda sums: accelerator.reduce(sums, reduction="sum"), quiet=quiet)

@@ -42,6 +42,10 @@ class Loop:
         ready: The model as it was prepared.
         accelerator: Accelerate's view of this process.
         keeper: Where the run is kept.
+
+    Attributes:
+        steps: Of the whole run.
+        progress: Where it is.
     """
 
     def __init__(
@@ -57,10 +61,10 @@ class Loop:
         self._average, self._accelerator, self._keeper = ready.average, accelerator, keeper
         self._ranks, self._rank = accelerator.num_processes, accelerator.process_index
         self._per_epoch = data.batches_per_epoch(self._ranks, config.grad_accum_steps)
-        self._steps = steps_in_all(config, self._per_epoch)
+        self.steps = steps_in_all(config, self._per_epoch)
         self._all_reached = ready.all_reached
         self._batch_statistics = ready.batch_statistics
-        self._stepper = Stepper(model, config, ready, accelerator, self._steps)
+        self._stepper = Stepper(model, config, ready, accelerator, self.steps)
         self._foreign = ready.batch_statistics and bool(foreign_norms(model))
         self._quiet = not accelerator.is_main_process
         self.progress = Progress()
@@ -89,7 +93,7 @@ class Loop:
             pool = stack.enter_context(pooled_statistics(self._pooled_norms(), self._gather))
             wrapped = parallel(self._accelerator, self._model, all_reached=self._all_reached)
             bar = stack.enter_context(
-                tqdm(total=self._steps, initial=self.progress.step, unit="step", delay=1.0, disable=self._quiet)
+                tqdm(total=self.steps, initial=self.progress.step, unit="step", delay=1.0, disable=self._quiet)
             )
             while not self._is_over():
                 self._epoch(wrapped, pool, bar)
@@ -109,7 +113,7 @@ class Loop:
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self._config.patience
         waited = patience is not None and history.since_best() >= patience
-        return self.progress.finished or self.progress.step >= self._steps or waited
+        return self.progress.finished or self.progress.step >= self.steps or waited
 
     def _epoch(self, wrapped: nn.Module, pool: Callable[[], None], bar: Any) -> None:
         """The rest of the epoch that has begun."""
@@ -126,7 +130,7 @@ class Loop:
                 self._stepper.update_average(self.progress.step)
                 self._count(loss_sum, bar)
                 # An epoch is gone through to its end: workers that decode are kept for the next one then.
-                if self.progress.step >= self._steps:
+                if self.progress.step >= self.steps:
                     break
                 if self.progress.batch == self._per_epoch:
                     continue
@@ -230,7 +234,7 @@ class Loop:
 
     def _finish(self) -> None:
         history = self.progress.history
-        if self.progress.step < self._steps and not self.progress.finished:
+        if self.progress.step < self.steps and not self.progress.finished:
             best = history.best
             what = f"no better accuracy in {self._config.patience} epochs after epoch {best.epoch if best else 0}"
             history = replace(history, stopped=what)

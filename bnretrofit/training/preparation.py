@@ -23,10 +23,14 @@ from bnretrofit.trials.drift import drift_of
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
-__all__ = ["Prepared", "Tell", "prepared"]
+__all__ = ["Prepared", "Tell", "prepared", "silent"]
 
 Tell = Callable[[str], object]
 """Takes a sentence that the user should read."""
+
+
+def silent(_text: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def prepared(
     if beside:
         shown = ", ".join(sorted(beside)[:3]) + (" …" if len(beside) > 3 else "")
         tell(f"{len(beside)} parameters learn nothing, since the logits do not depend on them: {shown}")
-    average = None if config.ema_decay is None else average_of(model, config.ema_decay)
+    average = None if config.ema_decay is None else average_of(model, config.ema_decay, warmup=config.ema_warmup)
     with ExitStack() as stack:
         stack.enter_context(trained_alone(model, trained))
         stack.enter_context(_dropout_set(model, config.dropout))

@@ -18,7 +18,7 @@ from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for
-from bnretrofit.training.preparation import prepared
+from bnretrofit.training.preparation import prepared, silent
 from bnretrofit.training.protocols import Labelled, TrainingSet
 from bnretrofit.training.stepping import Stepper
 
@@ -92,7 +92,7 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
     tried = replace(config, steps=steps, warmup_steps=0, ema_decay=None)
     curve = _Curve()
     with ExitStack() as stack:
-        ready = stack.enter_context(prepared(copy, data, tried, accelerator, _silent))
+        ready = stack.enter_context(prepared(copy, data, tried, accelerator, silent))
         stepper = Stepper(copy, tried, ready, accelerator, steps)
         batches = stack.enter_context(closing(_endless(data, config.grad_accum_steps)))
         copy.train()
@@ -135,10 +135,6 @@ class _Curve:
             return not all(math.isfinite(loss) for loss in self.still)
         now, least = self.losses[-1], min(self.losses)
         return not math.isfinite(now) or now > max(RISEN * least, least + NOISE * stdev(self.still))
-
-
-def _silent(_text: str) -> None:
-    """Tell nobody: the run itself will."""
 
 
 def _endless(data: TrainingSet, accumulate: int) -> Generator[Labelled]:

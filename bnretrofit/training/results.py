@@ -1,6 +1,6 @@
 """What fine-tuning came to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnretrofit.scales import Scales
 from bnretrofit.training.evaluation import Evaluation
@@ -26,6 +26,17 @@ class Result:
     scales: Scales | None = None
     variance_ratios: tuple[float, float] | None = None
 
+    @property
+    def as_judged(self) -> Epoch:
+        """The epoch with the loss and accuracy that these weights have, statistics measured again."""
+        judged = self.evaluation
+        return self.epoch if judged is None else replace(self.epoch, val_loss=judged.loss, val_top1=judged.top1)
+
+    def is_better_than(self, other: "Result") -> bool:
+        """Whether it is judged to be more accurate, or as accurate at a lower loss."""
+        ours, theirs = self.evaluation, other.evaluation
+        return ours is not None and theirs is not None and (ours.top1, -ours.loss) > (theirs.top1, -theirs.loss)
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -33,7 +44,8 @@ class Results:
 
     Attributes:
         history: Epoch by epoch.
-        best: Of the best epoch; the model ends with these weights.
+        best: Of the best epoch, or of the last one where that is better once both are measured; the model ends with
+            these weights.
         last: Of the last epoch.
     """
 

@@ -1,0 +1,54 @@
+"""The end of a run: what is given as the best is the best once statistics are measured, also after another try."""
+
+import torch
+
+from bnretrofit.training import finetune_on
+from bnretrofit.training.loaders import LoaderSet
+from bnretrofit.training.memory_keeper import MemoryKeeper
+from tests.library.finetuning_cases import config, samples, trained, with_norms
+
+# Running statistics that stay where they were while the weights move on.
+LAGGING = config(epochs=8, bn_momentum=1e-9)
+
+
+def test_the_last_weights_are_the_best_where_lagging_statistics_hid_it() -> None:
+    keeper, model = MemoryKeeper(), with_norms()
+    results = trained(model, LAGGING, keeper)
+    chosen = results.history.best
+    assert chosen is not None
+    assert chosen.epoch < 8
+    assert results.best == results.last
+    assert results.best.epoch.epoch == 8
+    kept = keeper.kept["best"]
+    assert (kept.epoch, kept.measured) == (8, True)
+    assert all(torch.equal(tensor, kept.tensors[name]) for name, tensor in model.state_dict().items())
+    # Whoever goes on with a run that has ended finds it so.
+    assert trained(with_norms(), LAGGING, keeper) == results
+
+
+def test_the_best_epoch_stays_the_best_where_measuring_does_not_change_that() -> None:
+    # The rate is too high: what it has learnt is lost again.
+    keeper = MemoryKeeper()
+    settings = config(epochs=6, lr=1.0, momentum=0.0, sched="constant", clip_grad=1.0, bn_stats="frozen")
+    results = trained(with_norms(), settings, keeper)
+    best, last = results.best, results.last
+    assert best.evaluation is not None
+    assert last.evaluation is not None
+    assert best.epoch == results.history.best
+    assert best.epoch != last.epoch
+    assert best.evaluation.top1 >= last.evaluation.top1
+    assert keeper.kept["best"].epoch == best.epoch.epoch
+
+
+def test_without_validation_the_last_weights_are_the_best() -> None:
+    results = finetune_on(with_norms(), LoaderSet(samples(), None), config(), device="cpu")
+    assert results.best == results.last
+    assert not results.last.is_better_than(results.best)
+
+
+def test_what_is_kept_says_how_it_was_judged_in_the_end() -> None:
+    results = trained(with_norms(), LAGGING)
+    found, judged = results.best.as_judged, results.best.evaluation
+    assert judged is not None
+    assert (found.val_top1, found.val_loss) == (judged.top1, judged.loss)
+    assert found.val_loss != results.best.epoch.val_loss
