@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from bnretrofit.errors import InputRejectedError, UsageError
 
 __all__ = ["Preprocessing"]
@@ -23,6 +25,8 @@ class Preprocessing:
         interpolation: A name of PIL's.
         crop_pct: Share of the resized image that the crop keeps.
         crop_mode: As timm spells it: "center", "squash", "border".
+        stored_size: Where images are used at their stored size: height and width of those that were used, for examples
+            where no image is at hand. It tells no two ways of preparing images apart.
     """
 
     input_size: tuple[int, int | None, int | None]
@@ -31,6 +35,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    stored_size: tuple[int, int] | None = dataclasses.field(default=None, compare=False)
 
     @classmethod
     def from_json(cls, document: Any) -> "Preprocessing":
@@ -44,8 +49,8 @@ class Preprocessing:
                 name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
             }
             made = cls(**fields)
-            sizes = [1 if size is None else size for size in made.input_size]
-            if len(sizes) != 3 or min(sizes) < 1 or any(size != int(size) for size in sizes):
+            sizes = [1 if size is None else size for size in (*made.input_size, *(made.stored_size or (1, 1)))]
+            if len(sizes) != 5 or min(sizes) < 1 or any(size != int(size) for size in sizes):
                 raise ValueError("input_size is out of range")
             if not all(math.isfinite(value) for value in (*made.mean, *made.std, made.crop_pct)):
                 raise ValueError("a number is not finite")
@@ -56,6 +61,17 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
         return dataclasses.asdict(self)
+
+    def seen(self, images: Tensor) -> "Preprocessing":
+        """The same, with the size of the images that it was used for where it does not say one.
+
+        Args:
+            images: (N, C, H, W), prepared.
+        """
+        if self.input_size[1] is not None:
+            return self
+        height, width = images.shape[-2:]
+        return dataclasses.replace(self, stored_size=(height, width))
 
     def overridden(
         self,

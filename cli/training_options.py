@@ -88,6 +88,9 @@ training_options = stacked(
     click.option("--mixup", type=float, default=0.0, show_default=True, help="Alpha of mixup."),
     click.option("--cutmix", type=float, default=0.0, show_default=True, help="Alpha of cutmix."),
     click.option("--model-ema-decay", type=float, help="Give the weights' average with this decay as the result."),
+    click.option(
+        "--model-ema-warmup", is_flag=True, help="Let the average follow at once, and slow down to its decay."
+    ),
     click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
     click.option(
         "--grad-accum-steps", type=click.IntRange(min=1), default=1, show_default=True, help="Batches per step."
@@ -125,6 +128,7 @@ SETTINGS = {
     **{name: name for name in ("bn_stats", "bn_momentum", "dropout", "amp", "channels_last", "patience", "seed")},
     "smoothing": "label_smoothing",
     "model_ema_decay": "ema_decay",
+    "model_ema_warmup": "ema_warmup",
 }
 
 
@@ -140,7 +144,7 @@ def training_choice(options: dict[str, Any]) -> Any:
 
 def data_choice(checkpoint: Path | None, options: dict[str, Any]) -> Any:
     """What is learnt from, by a command's options; what excludes each other is refused."""
-    from bnretrofit.workflows.finetuning import DataChoice
+    from bnretrofit.workflows.training_choices import DataChoice
 
     if checkpoint is not None and options["weights"] is not None:
         raise click.UsageError("CHECKPOINT and --weights exclude each other.")
@@ -154,7 +158,7 @@ def data_choice(checkpoint: Path | None, options: dict[str, Any]) -> Any:
 
 def run_choice(ctx: click.Context, output: Path, device: str | None, options: dict[str, Any], *, resume: bool) -> Any:
     """How a run is kept, by a command's options."""
-    from bnretrofit.workflows.finetuning import RunChoice
+    from bnretrofit.workflows.training_choices import RunChoice
 
     return RunChoice(
         output,

@@ -1,99 +1,28 @@
 """What `bnretrofit finetune` does: train a checkpoint, and keep the run in a folder that it can go on from."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bnretrofit.copies import independent_copy
+from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.budget import check_patience
 from bnretrofit.training.devices import process_rank
-from bnretrofit.training.evaluation import classes_of
-from bnretrofit.training.heads import replace_head
-from bnretrofit.training.norm_mode import smallest_batch
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
-from bnretrofit.training_data import TrainingSource, open_training
-from bnretrofit.training_data.source import TRAIN_SPLIT
-from bnretrofit.workflows.images import ImageChoice
-from bnretrofit.workflows.labels import labels_for
-from bnretrofit.workflows.opening import ModelChoice, example_for, open_model
-from bnretrofit.workflows.own_heads import check_heads, with_own_head
+from bnretrofit.workflows.learners import learner
+from bnretrofit.workflows.opening import ModelChoice, open_model
+from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of
 from bnretrofit.workflows.run_settings import settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
+from bnretrofit.workflows.training_choices import DataChoice, RunChoice
 from bnretrofit.workflows.training_records import training_describer, training_settings
 
-__all__ = ["DataChoice", "Finetuned", "RunChoice", "finetune_checkpoint"]
-
-
-@dataclass(frozen=True, slots=True)
-class DataChoice:
-    """What a user said of the images, besides the options of every command.
-
-    Attributes:
-        images: The options of every command; its folder is not used.
-        root: See `training_data.TrainingSource`.
-        val: See there.
-        val_split: See there.
-        aug: See there.
-        data_dir: See there.
-        train_split: See there.
-    """
-
-    images: ImageChoice
-    root: str
-    val: str | None = None
-    val_split: float | None = None
-    aug: str = "auto"
-    data_dir: str | None = None
-    train_split: str = TRAIN_SPLIT
-
-    def source(self, given: Preprocessing, min_batch: int) -> TrainingSource:
-        """What is trained on, for a network of that preprocessing."""
-        return TrainingSource(
-            self.root,
-            self.images.preprocessing(given),
-            val=self.val,
-            val_split=self.val_split,
-            seed=self.images.seed,
-            aug=self.aug,
-            batch_size=self.images.batch_size,
-            workers=self.images.workers,
-            max_bad_images=self.images.max_bad_images,
-            min_batch=min_batch,
-            data_dir=self.data_dir,
-            train_split=self.train_split,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RunChoice:
-    """How a run is kept.
-
-    Attributes:
-        folder: Where.
-        resume: Go on with what is there.
-        save_steps: Save the state after so many steps too.
-        find_rate: Find the learning rate by a range test first.
-        device: "cpu", or None for what there is.
-        options: The command's options, for `--config` of another run.
-        tensorboard: Write event files for TensorBoard into the folder, too.
-    """
-
-    folder: Path
-    resume: bool = False
-    save_steps: int | None = None
-    find_rate: bool = False
-    device: str | None = None
-    options: dict[str, Any] | None = None
-    tensorboard: bool = False
+__all__ = ["Finetuned", "finetune_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,27 +73,15 @@ def finetune_checkpoint(
         RetrofitError: The message says what. What the run had kept is still there.
     """
     opened = open_model(path, with_own_head(path, model))
-    network = independent_copy(opened.model if opened.whole is None else opened.whole)
-    # On GPUs statistics are those of all ranks.
-    together = 1 if run.device == "cpu" or not torch.cuda.is_available() else process_rank()[1]
-    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size * together)
-    source = data.source(opened.preprocessing, min_batch)
-    example = example_for(source.preprocessing, network)
-    with closing(open_training(source)) as given:
-        notes = [*opened.notes, given.promise]
-        classes = model.num_classes
-        if classes is not None and classes != classes_of(network, example):
-            head = replace_head(network, example, classes, config.seed)
-            opened = replace(opened, num_classes=classes)
-            check_heads(network, opened, trust_code=model.trust_code)
-            notes.append(f"'{head}' is a new layer of {classes} outputs")
-        labels = labels_for(given.classes, classes_of(network, example))
-        samples = given if labels is None else given.relabelled(labels)
+    if model.submodule and (opened.plan is None or model.submodule != opened.submodule):
+        why = "all of the network is trained, whichever part of it has norms"
+        raise UsageError("finetune takes no --submodule", why=why, remedy="leave it out")
+    with learner(opened, model, data, config, run.device) as ready:
+        opened, network, samples, source = ready.opened, ready.network, ready.samples, ready.source
+        notes = [*opened.notes, *ready.notes]
         check_apart(run.folder, data.root, data.val, data.data_dir)
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
-        # Before any image is read: what cannot be read is found anew by whoever goes on, and told in the end.
-        record = samples.record()
         # Refused now, not after a rate was searched for.
         check_patience(config, samples, *process_rank())
         # A run that is gone on with keeps the rate that it found.
@@ -175,8 +92,8 @@ def finetune_checkpoint(
             notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
         keeper = RunFolder(
             run.folder,
-            training_settings(opened, config, source, record, rate_found=run.find_rate, ranks=process_rank()[1]),
-            training_describer(opened, config, source.preprocessing, record),
+            training_settings(opened, config, source, ready.record, rate_found=run.find_rate, ranks=process_rank()[1]),
+            training_describer(opened, config, source.preprocessing, ready.record),
             run.save_steps,
             writes=process_rank()[0] == 0,
             log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and process_rank()[0] == 0 else None,

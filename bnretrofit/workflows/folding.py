@@ -103,6 +103,7 @@ def fold_checkpoint(
     network = opened.model.to(checked_device(device))
     batches = None if images.folder is None else batches_of(images, preprocessing)
     example = example_for(preprocessing, network) if batches is None else batches.first()[:1]
+    preprocessing = preprocessing if batches is None else preprocessing.seen(example)
     folder = choice.recalibrate_on
     with splits_noted() as splits:
         measured = None if folder is None else _recalibrated(network, images, folder, preprocessing)

@@ -157,10 +157,12 @@ def open_model(path: Path | None, choice: ModelChoice) -> Opened:
 
 
 def example_for(preprocessing: Preprocessing, model: nn.Module) -> Tensor:
-    """A batch of one image of zeros, of the size the preprocessing says or, without one, 224 px."""
+    """A batch of one image of zeros, of the size the preprocessing says or has seen; 224 px where it does not know."""
     channels, height, width = preprocessing.input_size
+    if height is None or width is None:
+        height, width = preprocessing.stored_size or (224, 224)
     parameter = next(model.parameters(), torch.zeros(()))
-    return torch.zeros(1, channels, height or 224, width or 224, device=parameter.device)
+    return torch.zeros(1, channels, height, width, device=parameter.device)
 
 
 def part_of(opened: Opened, name: str) -> Opened:

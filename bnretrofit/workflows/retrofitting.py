@@ -114,7 +114,9 @@ def retrofit_checkpoint(
     preprocessing = images.preprocessing(opened.preprocessing)
     network = opened.model.to(checked_device(device))
     batches = batches_of(images, preprocessing, everything.sampled(images.num_images, images.seed))
-    plan, like = decide(opened, choice, batches.first()[:1], trust_code=model.trust_code)
+    example = batches.first()[:1]
+    preprocessing = preprocessing.seen(example)
+    plan, like = decide(opened, choice, example, trust_code=model.trust_code)
     with splits_noted() as splits:
         result = _inserted(network, plan, batches, how.init)
     report: Report | UnitOutputs
