@@ -62,6 +62,12 @@ def _as_given(path: Path, param: click.Parameter, value: Any) -> Any:
     return value if isinstance(value, bool) else " ".join(map(str, values))
 
 
+def _found_anywhere(model: str) -> str:
+    """A model's name, by which a factory's file is found from another folder too."""
+    file, colon, factory = model.rpartition(":")
+    return f"{Path(file).resolve()}{colon}{factory}" if file.endswith(".py") and Path(file).is_file() else model
+
+
 def given_options(ctx: click.Context) -> dict[str, Any]:
     """The options that are not at their defaults, as `--config` takes them."""
     names = {name: alias for alias, name in ALIASES.items()}
@@ -73,5 +79,7 @@ def given_options(ctx: click.Context) -> dict[str, Any]:
         if isinstance(value, Path) or (name in PLACES and Path(str(value)).exists()):
             # Another run may be begun from another folder.
             plain = str(Path(value).resolve())
+        if name == "model":
+            plain = _found_anywhere(str(value))
         found[names.get(name, name).replace("_", "-")] = plain
     return found

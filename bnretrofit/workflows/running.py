@@ -16,15 +16,18 @@ from bnretrofit.training_data import open_training
 from bnretrofit.training_data.folders import taken_apart
 from bnretrofit.training_data.splits import split
 from bnretrofit.workflows.comparing import Compared, verify_checkpoints
-from bnretrofit.workflows.finetuning import DataChoice, Finetuned, RunChoice, finetune_checkpoint
+from bnretrofit.workflows.finetuning import Finetuned, finetune_checkpoint
 from bnretrofit.workflows.folding import FoldChoice, fold_checkpoint
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, Opened, architecture, example_for, open_model
 from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.planned import PlanChoice
+from bnretrofit.workflows.rehearsing import rehearse
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
 from bnretrofit.workflows.run_folder import BEST, check_apart, opened_run
 from bnretrofit.workflows.run_settings import check_settings, settings_written
+from bnretrofit.workflows.training_choices import DataChoice, RunChoice
+from bnretrofit.zoo import parse_model
 
 __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 
@@ -109,6 +112,7 @@ def run_checkpoint(
             _check_source(retrofitted, path, model)
             done.append("retrofit")
         else:
+            rehearse(path, model, data, plan, config, run.device)
             tell("step 1 of 3: retrofit")
             images = replace(data.images, folder=root, files=shares[0], num_images=IMAGES)
             made = retrofit_checkpoint(
@@ -119,13 +123,13 @@ def run_checkpoint(
     tell("step 2 of 3: finetune")
     training = run.folder / TRAINING
     going_on = replace(run, folder=training, resume=training.is_dir(), options=None)
-    same = replace(model, name=None, state_dict_key=None, submodule="")
+    known = _own_files(model)
+    same = replace(known, num_classes=model.num_classes)
     finetuned = finetune_checkpoint(retrofitted, same, data, config, going_on, tell)
     tell("step 3 of 3: fold and verify")
     best = training / BEST
     some = None if val is not None or shares[1] is not None else IMAGES
     judge = replace(data.images, folder=root if val is None else val, files=shares[1], num_images=some)
-    known = ModelChoice(trust_code=model.trust_code)
     if folded.is_file() and _is_of(folded, best, known):
         done.append("fold")
         compared = verify_checkpoints(best, folded, (known, known), judge, device=run.device or "cpu")
@@ -136,6 +140,12 @@ def run_checkpoint(
         ).compared
     judged = _judged(open_model(folded, known), data, run.device or "cpu")
     return Ran(finetuned, compared, judged, run.folder, _loaded_strictly(folded, known), tuple(done))
+
+
+def _own_files(model: ModelChoice) -> ModelChoice:
+    """What has to be said of a run's own files, which say the rest: where a factory is now, seen from this folder."""
+    factory = model.name is not None and parse_model(model.name).library == "file"
+    return ModelChoice(model.name if factory else None, trust_code=model.trust_code)
 
 
 def _shares(data: DataChoice) -> tuple[ImageFiles | None, ImageFiles | None]:

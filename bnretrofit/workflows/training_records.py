@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bnretrofit.preprocessing import Preprocessing
@@ -9,6 +10,7 @@ from bnretrofit.training import Epoch, TrainingConfig
 from bnretrofit.training_data import TrainingSource
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.opening import Opened
+from bnretrofit.zoo import ModelName
 
 __all__ = ["training_describer", "training_settings"]
 
@@ -35,7 +37,7 @@ def training_settings(
     checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
     settings = {
         "checkpoint": checkpoint,
-        "model": str(opened.name),
+        "model": _known_as(opened.name),
         "config": config.to_json(),
         "preprocessing": source.preprocessing.to_json(),
         "batch_size": source.batch_size,
@@ -47,6 +49,12 @@ def training_settings(
     # As they are read again: JSON has lists alone.
     told: dict[str, Any] = json.loads(json.dumps(settings))
     return told
+
+
+def _known_as(name: ModelName) -> str:
+    """A model's name wherever it is worked: a Python file may be named from another folder, or lie in another."""
+    file, _, factory = name.name.rpartition(":")
+    return f"{Path(file).name}:{factory}" if name.library == "file" else str(name)
 
 
 def training_describer(

@@ -50,7 +50,8 @@ def model_from_file(model: ModelName, weights: str | None, options: dict[str, An
     if weights is not None:
         raise UsageError("a factory of your own has no library weights", remedy="pass a checkpoint")
     if not Path(file).is_file():
-        raise UsageError("the file of the factory does not exist", where=file)
+        remedy = f"name it where it is, with -m FOLDER/{Path(file).name}:{factory}"
+        raise UsageError("the file of the factory does not exist", where=file, remedy=remedy)
     module = _imported(Path(file))
     found: Callable[..., Any] | None = getattr(module, factory, None)
     if not callable(found):

@@ -50,6 +50,30 @@ def bias_free(num_classes: int = 3) -> nn.Sequential:
     )
 
 
+def half_bias_free(num_classes: int = 3) -> nn.Sequential:
+    """A conv without bias, and one with."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)),
+    )
+
+
+def padded_twice(num_classes: int = 3) -> nn.Sequential:
+    """Two convs that pad with zeros: a norm behind the first one's activation cannot be folded into the second."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)),
+    )
+
+
+def flat(num_classes: int = 3) -> nn.Sequential:
+    """A network for images of 12 px alone, whose dense layer reads a flattened map."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(4 * 36, 8), nn.ReLU(), nn.Linear(8, num_classes)),
+    )
+
+
 class Block(nn.Module):
     """A conv and its norm, under the names that a retrofitted layer has."""
 

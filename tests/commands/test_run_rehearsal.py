@@ -1,0 +1,118 @@
+"""What `bnretrofit run` could not bring to its end it refuses before it begins, and leaves its folder as it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import factories
+from tests.commands.running import EPOCHS, Outcome, draw_classes, factory, run, save_state, tensors_of
+
+SHORT = (*EPOCHS[2:], "--epochs", 1)
+
+
+def begun(name: str, labelled: Path, folder: Path, *more: object) -> Outcome:
+    """Begin a run of a factory's network."""
+    torch.manual_seed(0)
+    plain = folder / f"{name}.pth"
+    if not plain.is_file():
+        save_state(plain, getattr(factories, name)())
+    data = ("-d", labelled / "train", "--val", labelled / "val", "-o", folder / "run")
+    return run("run", plain, "-m", factory(name), "--trust-code", *data, *SHORT, *more)
+
+
+def is_empty(folder: Path) -> bool:
+    return not any((folder / "run").iterdir())
+
+
+def test_a_layer_without_bias_is_refused_before_training_and_can_be_left_out(labelled: Path, tmp_path: Path) -> None:
+    refused = begun("bias_free", labelled, tmp_path)
+    assert refused.code == 2, refused.err
+    assert "it has no bias" in refused.err
+    assert "--exclude '3'" in refused.err
+    assert "epoch" not in refused.err
+    assert is_empty(tmp_path)
+    # There is no other layer: with the own head of another size there is one.
+    other = begun("half_bias_free", labelled, tmp_path)
+    assert (other.code, "--exclude '0'" in other.err, "--exclude '2'" in other.err) == (2, True, False), other.err
+    done = begun("half_bias_free", labelled, tmp_path, "--exclude", "0")
+    assert done.code == 0, done.err
+    factories.half_bias_free().load_state_dict(tensors_of(tmp_path / "run" / "folded.safetensors"), strict=True)
+
+
+def test_norms_that_would_stay_are_refused_before_training(labelled: Path, tmp_path: Path) -> None:
+    refused = begun("padded_twice", labelled, tmp_path, "--placement", "post")
+    assert refused.code == 2, refused.err
+    assert "could not be folded back" in refused.err
+    assert "--placement pre" in refused.err
+    assert is_empty(tmp_path)
+    assert begun("padded_twice", labelled, tmp_path).code == 0
+
+
+MISTAKES = [
+    (("--opt", "bogus"), 2, "no optimiser 'bogus'"),
+    (("--dropout", 0.5), 2, "no dropout"),
+    (("--steps", 5, "--patience", 2, "--val-split", 0.5), 2, "exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "said"), MISTAKES)
+def test_a_mistake_of_the_second_step_is_refused_before_the_first(
+    options: tuple[object, ...], code: int, said: str, labelled: Path, tmp_path: Path
+) -> None:
+    refused = begun("plain", labelled, tmp_path, *options)
+    assert (refused.code, said in refused.err) == (code, True), refused.err
+    assert "step 1" not in refused.err
+    assert not (tmp_path / "run").is_dir() or is_empty(tmp_path)
+    assert begun("plain", labelled, tmp_path).code == 0
+
+
+def test_classes_that_do_not_fit_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        draw_classes(tmp_path / "four" / split, classes=4)
+    refused = begun("plain", tmp_path / "four", tmp_path)
+    assert (refused.code, "--num-classes 4" in refused.err, "step 1" in refused.err) == (4, True, False), refused.err
+    assert is_empty(tmp_path)
+    assert begun("plain", tmp_path / "four", tmp_path, "--num-classes", 4).code == 0
+
+
+def test_a_network_of_one_size_of_images_goes_through_all_of_it(labelled: Path, tmp_path: Path) -> None:
+    done = begun("flat", labelled, tmp_path)
+    assert done.code == 0, done.err
+    # Nobody says the size but the files themselves.
+    for name in ("retrofitted", "folded"):
+        file = tmp_path / "run" / f"{name}.safetensors"
+        again = run("fold", file, "--trust-code", "-o", tmp_path / f"again-{name}.safetensors")
+        assert again.code == 0, again.err
+        checked = run("verify", file, file, "--trust-code")
+        assert checked.code == 0, checked.err
+
+
+def test_a_run_goes_on_from_another_folder(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "nets.py").write_text(Path(factories.__file__).read_text())
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    (tmp_path / "elsewhere").mkdir()
+    whole = ("run", plain, "--trust-code", "-d", labelled / "train", "-o", tmp_path / "run", *SHORT)
+    monkeypatch.chdir(tmp_path)
+    assert run(*whole, "-m", "nets.py:plain").code == 0
+    folded = tmp_path / "run" / "folded.safetensors"
+    first = tensors_of(folded)
+    folded.unlink()
+    (tmp_path / "run" / "training" / "last.safetensors").unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = run(*whole, "-m", "../nets.py:plain", "--resume")
+    assert again.code == 0, again.err
+    assert all(torch.equal(tensor, first[name]) for name, tensor in tensors_of(folded).items())
+    lost = run("fold", tmp_path / "run" / "retrofitted.safetensors", "--trust-code", "-o", "f.safetensors")
+    assert (lost.code, "-m FOLDER/nets.py:plain" in lost.err) == (2, True), lost.err
+
+
+def test_finetune_takes_no_part_of_a_network(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    data = ("-d", labelled / "train", "-o", tmp_path / "run", *SHORT)
+    done = run("finetune", plain, "-m", factory("plain"), "--trust-code", "--submodule", "0", *data)
+    assert (done.code, "takes no --submodule" in done.err) == (2, True), done.err
+    assert not (tmp_path / "run").exists()
+    other = run("finetune", bn, "--trust-code", "--submodule", "0", *data)
+    assert (other.code, "takes no --submodule" in other.err) == (2, True), other.err
