@@ -11,7 +11,7 @@ import torch
 from bnretrofit.copies import independent_copy
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
-from bnretrofit.training.budget import check_patience
+from bnretrofit.training.budget import check_patience, steps_in_all
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
@@ -24,7 +24,7 @@ from bnretrofit.training_data.source import TRAIN_SPLIT
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, example_for, open_model
-from bnretrofit.workflows.own_heads import check_heads, with_own_head
+from bnretrofit.workflows.own_heads import check_head_learns, check_heads, has_new_head, with_own_head
 from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of
 from bnretrofit.workflows.run_settings import settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
@@ -147,12 +147,14 @@ def finetune_checkpoint(
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
     # On GPUs statistics are those of all ranks.
     together = 1 if run.device == "cpu" or not torch.cuda.is_available() else process_rank()[1]
-    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size * together)
+    min_batch = smallest_batch(network, config, data.images.batch_size * together)
     source = data.source(opened.preprocessing, min_batch)
     example = example_for(source.preprocessing, network)
     with closing(open_training(source)) as given:
         notes = [*opened.notes, given.promise]
         classes = model.num_classes
+        if classes is not None and has_new_head(path, opened, classes, classes_of(network, example)):
+            check_head_learns(config.train, classes)
         if classes is not None and classes != classes_of(network, example):
             head = replace_head(network, example, classes, config.seed)
             opened = replace(opened, num_classes=classes)
@@ -167,6 +169,7 @@ def finetune_checkpoint(
         record = samples.record()
         # Refused now, not after a rate was searched for.
         check_patience(config, samples, *process_rank())
+        steps_in_all(config, samples.batches_per_epoch(process_rank()[1], config.grad_accum_steps))
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
