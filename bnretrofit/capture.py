@@ -142,8 +142,8 @@ def capture(model: nn.Module, example: Batch, *, training: bool = False) -> Grap
         raise InputRejectedError(
             f"the {type(model).__name__} cannot be captured by torch.export",
             why=_first_line(error),
-            remedy="check that the example is what the model takes, and that forward does not branch on tensor values; "
-            "a part of the model may be captured where all of it is not",
+            remedy="check that the example is what the model takes, also in its size (--img-size), and that forward "
+            "does not branch on tensor values; a part of the model may be captured where all of it is not",
         ) from error
     return _graph_of(copy, program)
 

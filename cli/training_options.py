@@ -133,12 +133,13 @@ SETTINGS = {
 
 
 def training_choice(options: dict[str, Any]) -> Any:
-    """What the training options say; with `--lr auto` the rate is left to be found."""
+    """What the training options say; with `--lr auto` the rate is one that stands for the one to be found."""
     from bnretrofit.training import TrainingConfig
 
     given = {setting: options[name] for name, setting in SETTINGS.items()}
     if given["lr"] == "auto":
-        del given["lr"]
+        # The one that is found is held against --min-lr in its turn.
+        given["lr"] = max(0.01, given["min_lr"])
     return TrainingConfig(**given)
 
 

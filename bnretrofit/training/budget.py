@@ -1,6 +1,7 @@
 """How long a run is."""
 
 from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.training.admitted_settings import check_warmup
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.protocols import TrainingSet
 
@@ -16,6 +17,7 @@ def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:
 
     Raises:
         InputRejectedError: There are none, or nobody knows how many.
+        UsageError: There are fewer than warm-up steps.
     """
     if per_epoch == 0:
         remedy = "take a smaller batch, fewer batches per step, or more images"
@@ -24,7 +26,9 @@ def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:
         return config.steps
     if per_epoch is None:
         raise InputRejectedError("nobody knows how long an epoch of the stream is", remedy="pass --steps")
-    return config.epochs * per_epoch
+    steps = config.epochs * per_epoch
+    check_warmup(config, steps)
+    return steps
 
 
 def check_patience(config: TrainingConfig, data: TrainingSet, rank: int, ranks: int) -> None:

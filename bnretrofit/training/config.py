@@ -1,20 +1,13 @@
 """How a network is fine-tuned, as data that travels with the run."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.training.admitted_settings import admitted_setting, check_together
 
 __all__ = ["TrainingConfig"]
-
-CHOICES = {
-    "sched": ("cosine", "linear", "constant"),
-    "train": ("all", "bn", "head", "bn+head"),
-    "bn_stats": ("auto", "batch", "frozen"),
-    "amp": ("no", "bf16", "fp16"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +22,20 @@ class TrainingConfig:
         momentum: Of optimisers that have one.
         weight_decay: On weights alone: not on norms, nor on biases.
         sched: How the rate falls after warm-up: "cosine", "linear" or "constant".
-        min_lr: Where it falls to.
-        warmup_steps: Steps in which it rises from nought; None for 5 % of all steps, 500 at most.
+        min_lr: Where it falls to; at most `lr`.
+        warmup_steps: Steps in which it rises from nought, at most all; None for 5 % of all steps, 500 at most.
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup; 0 for none.
         cutmix: Alpha of cutmix; 0 for none.
-        ema_decay: Keep an average of the weights with this decay, and give that as the result; None for none.
+        ema_decay: Keep an average of the weights with this decay, below 1, and give that as the result; None for none.
         ema_warmup: Let the average follow at once and slow down to that decay, instead of having it from the start.
         clip_grad: Largest norm of the gradient; None for no limit.
         grad_accum_steps: Batches whose gradients make one step; their running statistics are pooled.
         train: What is trained: "all", "bn" (weight and bias of norms), "head" (the layer that makes the logits),
             "bn+head".
         bn_stats: "batch": norms use each batch's statistics in training. "frozen": their running ones. "auto": by the
-            batch size (see `training.norm_mode`).
-        bn_momentum: Weight of a step in the running statistics; None leaves each norm's own.
+            batch size (see `training.norm_mode`), and "frozen" where the head alone is trained.
+        bn_momentum: Weight of a step in the running statistics, where these move; None leaves each norm's own.
         dropout: Rate of all dropouts; None leaves them.
         amp: Mixed precision: "no", "bf16", "fp16".
         channels_last: Run convolutions with channels last in memory.
@@ -76,14 +69,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}", remedy=f"choose from {', '.join(allowed)}")
-        for name, low, high in BOUNDS:
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
-                limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-                raise UsageError(f"{name} is {value!r}", remedy=f"take a number {limits}")
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, admitted_setting(field.name, getattr(self, field.name), field.type))
+        check_together(self)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -98,26 +86,5 @@ class TrainingConfig:
         """
         try:
             return cls(**document)
-        except TypeError as error:
+        except (TypeError, UsageError) as error:
             raise InputRejectedError("the stored settings of a run are damaged", why=str(error)) from error
-
-
-SMALLEST = 1e-12
-BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("epochs", 0, math.inf),
-    ("steps", 0, math.inf),
-    ("lr", 0, math.inf),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, math.inf),
-    ("min_lr", 0, math.inf),
-    ("warmup_steps", 0, math.inf),
-    ("label_smoothing", 0, 1 - SMALLEST),
-    ("mixup", 0, math.inf),
-    ("cutmix", 0, math.inf),
-    ("ema_decay", 0, 1),
-    ("clip_grad", SMALLEST, math.inf),
-    ("grad_accum_steps", 1, math.inf),
-    ("bn_momentum", SMALLEST, 1),
-    ("dropout", 0, 1),
-    ("patience", 1, math.inf),
-)

@@ -1,5 +1,6 @@
 """model + labelled batches -> loss and accuracy."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from tqdm import tqdm
 
 from bnretrofit.batches import device_of
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.training.targets import logits_of
+from bnretrofit.training.admitted_batches import admitted, check_labels
+from bnretrofit.training.logits import logits_on
 
-__all__ = ["Evaluation", "check_labels", "classes_of", "evaluate"]
+__all__ = ["Evaluation", "classes_of", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +48,39 @@ def evaluate(
         quiet: Show no progress.
 
     Raises:
-        InputRejectedError: There is no image, or a label that the model has no output for.
+        InputRejectedError: There is no image, the model does not run on a batch or has no output for a label, or the
+            loss is not finite since the images are not.
     """
     modes = {module: module.training for module in model.modules()}
     device = device_of(model)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
     model.eval()
     try:
         # Not inference_mode: what a network keeps of its first pass, such as positions, is to be trained with.
         with torch.no_grad():
-            for images, labels in tqdm(batches, desc="validate", unit="batch", delay=1.0, leave=False, disable=quiet):
+            shown = tqdm(batches, desc="validate", unit="batch", delay=1.0, leave=False, disable=quiet)
+            for number, batch in enumerate(shown, start=1):
+                images, labels = admitted(batch, f"validation batch {number}")
+                images = images.to(device)
                 # float64: a sum over images must not depend on how they are batched.
-                logits = logits_of(model(images.to(device)), type(model).__name__).double()
+                logits = logits_on(model, images).double()
                 check_labels(labels, logits.shape[1])
                 known = labels.to(device)
                 loss = functional.cross_entropy(logits, known, reduction="sum")
                 hits = (logits.argmax(1) == known).sum()
-                sums += torch.stack([loss, hits.double(), loss.new_tensor(len(labels))])
+                unclean = (~images.isfinite().reshape(len(images), -1).all(1)).sum()
+                sums += torch.stack([loss, hits.double(), loss.new_tensor(len(labels)), unclean.double()])
     finally:
         for module, training in modes.items():
             module.training = training
-    loss_sum, hit, count = total(sums).tolist()
+    loss_sum, hit, count, unclean_images = total(sums).tolist()
     if not count:
         raise InputRejectedError("there is nothing to validate on", remedy="give at least one image")
+    if unclean_images and not math.isfinite(loss_sum):
+        raise InputRejectedError(
+            f"{int(unclean_images)} of {int(count)} validation images hold values that are NaN or infinite",
+            remedy="check the files and the preprocessing",
+        )
     return Evaluation(loss_sum / count, hit / count, int(count))
 
 
@@ -81,18 +93,6 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
         images: At least one.
 
     Raises:
-        InputRejectedError: It is no classifier.
+        InputRejectedError: It is no classifier, or does not run on them.
     """
-    return logits_of(model(images), type(model).__name__).shape[1]
-
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuse a label that there is no output for.
-
-    Raises:
-        InputRejectedError: There is one.
-    """
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise InputRejectedError(
-            f"a label is {int(labels.max())}", why=f"the network has {classes} outputs", remedy="pass --num-classes"
-        )
+    return logits_on(model, images).shape[1]

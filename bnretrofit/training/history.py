@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +51,24 @@ class History:
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch of the highest accuracy, the first among equals; the last one where there is no accuracy."""
+        """The epoch of the highest accuracy; the last one where there is no accuracy.
+
+        Among equals it is the one of the lowest validation loss, and among these the first.
+        """
+        if not self.epochs or self.epochs[-1].val_top1 is None:
+            return self.epochs[-1] if self.epochs else None
+        return max(self.epochs, key=lambda epoch: (_accuracy(epoch), -_loss(epoch), -epoch.epoch))
+
+    @property
+    def last_gain(self) -> Epoch | None:
+        """The epoch that brought the last better accuracy; the last one where there is no accuracy."""
         if not self.epochs or self.epochs[-1].val_top1 is None:
             return self.epochs[-1] if self.epochs else None
         return max(self.epochs, key=lambda epoch: (_accuracy(epoch), -epoch.epoch))
 
     def since_best(self) -> int:
         """How many epochs have brought no better accuracy."""
-        return 0 if self.best is None else self.epochs[-1].epoch - self.best.epoch
+        return 0 if self.last_gain is None else self.epochs[-1].epoch - self.last_gain.epoch
 
     def with_epoch(self, epoch: Epoch) -> "History":
         """The same, one epoch later."""
@@ -86,6 +97,10 @@ class History:
             return cls(tuple(Epoch(**epoch) for epoch in document["epochs"]), document["stopped"])
         except (KeyError, TypeError) as error:
             raise InputRejectedError("the stored history of a run is damaged", why=str(error)) from error
+
+
+def _loss(epoch: Epoch) -> float:
+    return math.inf if epoch.val_loss is None else epoch.val_loss
 
 
 def _accuracy(epoch: Epoch) -> float:

@@ -1,5 +1,6 @@
 """The loop: steps, epochs, what is kept of them, and when to stop."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -145,7 +146,7 @@ class Loop:
         self.progress = replace(self.progress, batch=self.progress.batch + 1, step=self.progress.step + 1)
         bar.update()
         if loss_sum.device.type == "cpu" or self.progress.step % LOOKS == 0:
-            self._check(float(loss_sum), "loss")
+            self._check_loss(float(loss_sum))
             bar.set_postfix(
                 loss=f"{float(loss_sum) / self.progress.batch:.4f}", lr=f"{self._stepper.rate:.3g}", refresh=False
             )
@@ -153,11 +154,17 @@ class Loop:
     def _check(self, value: float, what: str) -> None:
         check_finite(value, what, step=self.progress.step, rate=self._stepper.rate)
 
+    def _check_loss(self, value: float) -> None:
+        if not math.isfinite(value):
+            # Before the learning rate is blamed. All ranks have the same loss, and look together.
+            self._stepper.check_images()
+        self._check(value, "loss")
+
     def _check_weights(self) -> None:
         check_weights(self._trained.named().values(), step=self.progress.step, rate=self._stepper.rate)
 
     def _end_epoch(self, train_loss: float | None, rate: float) -> None:
-        self._check(0.0 if train_loss is None else train_loss, "loss")
+        self._check_loss(0.0 if train_loss is None else train_loss)
         self._check_weights()
         self._share_foreign()
         found = self._evaluated()
@@ -207,7 +214,7 @@ class Loop:
     def _save(self, loss_sum: Tensor | None) -> None:
         if loss_sum is not None:
             # On a GPU the loss is looked at now and then only, and what is kept is to be good.
-            self._check(float(loss_sum), "loss")
+            self._check_loss(float(loss_sum))
             self._check_weights()
             self._share_foreign()
             self.progress = replace(self.progress, loss_sum=float(loss_sum))
@@ -235,8 +242,8 @@ class Loop:
     def _finish(self) -> None:
         history = self.progress.history
         if self.progress.step < self.steps and not self.progress.finished:
-            best = history.best
-            what = f"no better accuracy in {self._config.patience} epochs after epoch {best.epoch if best else 0}"
+            gain = history.last_gain
+            what = f"no better accuracy in {self._config.patience} epochs after epoch {gain.epoch if gain else 0}"
             history = replace(history, stopped=what)
         if not self.progress.finished:
             self.progress = replace(self.progress, history=history, finished=True)

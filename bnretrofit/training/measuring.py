@@ -15,6 +15,8 @@ from tqdm import tqdm
 from bnretrofit.batches import device_of
 from bnretrofit.norms import running_norms
 from bnretrofit.recalibration import recalibrate
+from bnretrofit.training.admitted_batches import admitted
+from bnretrofit.training.logits import logits_on
 from bnretrofit.training.norm_mode import momentum_set
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.training.step_statistics import pooled_statistics
@@ -35,7 +37,8 @@ def training_images(data: TrainingSet) -> list[Tensor]:
     """Images (N, C, H, W) as the first epochs show them; the same for all ranks."""
     found: list[Tensor] = []
     for epoch in range(EPOCHS):
-        for images, _ in data.train(epoch):
+        for number, batch in enumerate(data.train(epoch), start=1):
+            images, _ = admitted(batch, f"training batch {number}")
             found.append(images)
             count = sum(map(len, found))
             if count >= IMAGES or sum(batch.nbytes for batch in found) >= BYTES:
@@ -76,7 +79,7 @@ def measured(model: nn.Module, images: list[Tensor], *, quiet: bool = False) -> 
         try:
             for batch in tqdm(images, desc="statistics", unit="batch", delay=1.0, leave=False, disable=quiet):
                 if len(batch) > 1:
-                    model(batch.to(device_of(model)))
+                    logits_on(model, batch.to(device_of(model)))
             pool()
         finally:
             for name, norm in norms.items():

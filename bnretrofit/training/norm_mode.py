@@ -14,6 +14,7 @@ from bnretrofit.norms import (
     is_fixed_norm,
     running_norms,
 )
+from bnretrofit.training.config import TrainingConfig
 
 __all__ = ["momentum_set", "momentum_spread", "resolved", "smallest_batch", "synchronised", "unsynchronised"]
 
@@ -22,26 +23,29 @@ SMALL_BATCH = 16
 differ from those with running ones by 0.4 of their size at 8 images, and by 0.2 at 32."""
 
 
-def resolved(bn_stats: str, images: int) -> str:
+def resolved(config: TrainingConfig, images: int) -> str:
     """Tell what "auto" is; "batch" and "frozen" are themselves.
 
     Args:
-        bn_stats: See `TrainingConfig.bn_stats`.
+        config: How it is trained.
         images: That share their statistics: of a batch, or of a batch on all GPUs where these are synchronised.
     """
-    return ("frozen" if images < SMALL_BATCH else "batch") if bn_stats == "auto" else bn_stats
+    if config.bn_stats != "auto":
+        return config.bn_stats
+    # Statistics that move are new to a trunk that is not trained.
+    return "frozen" if images < SMALL_BATCH or config.train == "head" else "batch"
 
 
-def smallest_batch(model: nn.Module, bn_stats: str, images: int) -> int:
+def smallest_batch(model: nn.Module, config: TrainingConfig, images: int) -> int:
     """How many images a batch has to hold at least: statistics of one value do not exist.
 
     Args:
         model: With norms or without.
-        bn_stats: See `TrainingConfig.bn_stats`.
+        config: How it is trained.
         images: As `resolved` takes them.
     """
     norms = running_norms(model) or foreign_norms(model)
-    return 2 if norms and resolved(bn_stats, images) == "batch" else 1
+    return 2 if norms and resolved(config, images) == "batch" else 1
 
 
 @contextmanager

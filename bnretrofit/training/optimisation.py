@@ -63,7 +63,7 @@ def rates_for(config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: i
     from timm.scheduler import create_scheduler_v2
 
     warmup = config.warmup_steps
-    warmup = min(round(WARMUP_SHARE * steps), WARMUP_MOST) if warmup is None else min(warmup, steps)
+    warmup = min(round(WARMUP_SHARE * steps), WARMUP_MOST) if warmup is None else warmup
     scheduler, _ = create_scheduler_v2(
         optimizer,
         # A cosine between a rate and the same rate is a constant.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.norms import foreign_norms, running_norms
+from bnretrofit.training.admitted_batches import admitted
 from bnretrofit.training.averaging import average_of
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered
@@ -67,17 +68,16 @@ def prepared(
 
     Raises:
         UsageError: The settings do not fit the model.
-        InputRejectedError: The model is no classifier of these images, or a batch has one image.
+        InputRejectedError: The model is no classifier of these images, or a batch has one image, or is no batch of
+            images and labels.
     """
     images = _first_images(data, accelerator, config.grad_accum_steps)
+    classes = classes_of(model, images[:1])
     norms, foreign = running_norms(model), foreign_norms(model)
     ranks = accelerator.num_processes if accelerator.device.type == "cuda" else 1
     # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
     sizes = [int(size) for size in gathered(accelerator, torch.tensor(len(images), device=images.device))]
-    batch = bool(norms or foreign) and resolved(config.bn_stats, max(sizes) * ranks) == "batch"
-    if batch and min(sizes) < 2:
-        remedy = "take a larger --batch-size, or --bn-stats frozen"
-        raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
+    batch = _batch_statistics(config, min(sizes), max(sizes) * ranks, bool(norms or foreign))
     if norms or foreign:
         drift = drift_of(model, images)
         how = "the statistics of each batch" if batch else "their running statistics"
@@ -87,7 +87,6 @@ def prepared(
             f"'{name}' is a {type(foreign[name]).__name__}, which computes in a way of its own: its running statistics "
             "are not measured again, nor pooled, and --bn-momentum does not reach it"
         )
-    classes = classes_of(model, images[:1])
     trained = trained_parameters(model, images[:1], config.train)
     skipped = unreached(model, images[:1], trained.named(), training=True)
     beside = set(skipped).intersection(unreached(model, images[:1], trained.named(), training=False))
@@ -114,6 +113,29 @@ def prepared(
         yield Prepared(trained, average, classes, batch, all_reached=not skipped)
 
 
+def _batch_statistics(config: TrainingConfig, least: int, together: int, norms: bool) -> bool:  # noqa: FBT001
+    """Whether norms use batch statistics.
+
+    Args:
+        config: How it is trained.
+        least: Images of the smallest batch.
+        together: Images that share their statistics.
+        norms: Whether there are norms that have any.
+    """
+    batch = norms and resolved(config, together) == "batch"
+    if batch and least < 2:
+        remedy = "take a larger --batch-size, or --bn-stats frozen"
+        raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
+    if config.bn_momentum is not None and not batch:
+        why = f"bn_stats=auto freezes the statistics of batches of {together} images"
+        raise UsageError(
+            "bn_momentum would do nothing",
+            why=why if norms else "the network has no norms whose statistics could move",
+            remedy="leave out bn_momentum" + (", or take bn_stats=batch" if norms else ""),
+        )
+    return batch
+
+
 def _first_images(data: TrainingSet, accelerator: Any, accumulate: int) -> Tensor:
     ours = {"rank": accelerator.process_index, "ranks": accelerator.num_processes, "accumulate": accumulate}
     batches: Any = data.train(0, **ours)
@@ -123,8 +145,8 @@ def _first_images(data: TrainingSet, accelerator: Any, accumulate: int) -> Tenso
         batches.close()
     if found is None:
         raise InputRejectedError("the training set gives no batch", remedy="take a smaller batch, or more images")
-    images: Tensor = found[0].to(accelerator.device)
-    return images
+    images, _ = admitted(found, "the first training batch")
+    return images.to(accelerator.device)
 
 
 @contextmanager

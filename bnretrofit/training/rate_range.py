@@ -83,7 +83,7 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
         device: As `finetuning.finetune_on` takes it.
 
     Raises:
-        InputRejectedError: The loss rises at the lowest rate already.
+        InputRejectedError: The loss rises at the lowest rate already, or a batch cannot be trained on.
         TrainingDivergedError: In float16, where the gradients of step after step are not finite.
     """
     accelerator = accelerator_for(device, config.amp)
@@ -101,6 +101,8 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
             rate = LOWEST * (HIGHEST / LOWEST) ** ((step - STILL_STEPS) / (STEPS - 1))
             micros = list(islice(batches, config.grad_accum_steps))
             loss = float(stepper.step(copy, micros, step, STILL_RATE if step < STILL_STEPS else rate))
+            if not math.isfinite(loss):
+                stepper.check_images()
             if step < STILL_STEPS:
                 curve.still.append(loss)
             else:

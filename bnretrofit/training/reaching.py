@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.batches import doubled
-from bnretrofit.training.targets import logits_of
+from bnretrofit.errors import InputRejectedError
+from bnretrofit.training.logits import logits_on
 
 __all__ = ["unreached"]
 
@@ -27,11 +28,11 @@ def unreached(model: nn.Module, images: Tensor, parameters: dict[str, Tensor], *
     with _as_it_was(model):
         model.train(training)
         try:
-            logits = logits_of(model(doubled(images)), type(model).__name__)
+            logits = logits_on(model, doubled(images))
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
                 logits.sum(), list(parameters.values()), allow_unused=True
             )
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, InputRejectedError):
             return ()
     return tuple(name for name, gradient in zip(parameters, found, strict=True) if gradient is None)
 

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
+from bnretrofit.training.admitted_batches import ImageWatch, admitted, check_labels
 from bnretrofit.training.averaging import update_average
 from bnretrofit.training.config import TrainingConfig
-from bnretrofit.training.evaluation import check_labels
+from bnretrofit.training.devices import gathered
+from bnretrofit.training.logits import logits_on
 from bnretrofit.training.optimisation import optimizer_for, rates_for
 from bnretrofit.training.preparation import Prepared
 from bnretrofit.training.protocols import Labelled
-from bnretrofit.training.targets import Mixing, logits_of, loss_of
+from bnretrofit.training.targets import Mixing, loss_of
 from bnretrofit.training_data.seeding import seed_of
 
 __all__ = ["Stepper"]
@@ -43,6 +45,7 @@ class Stepper:
         self._rates = rates_for(config, raw, steps)
         self._loss = loss_of(config)
         self._mixing = Mixing(config, ready.classes)
+        self._watch = ImageWatch(accelerator.device)
         self._skipped = 0
 
     @property
@@ -73,13 +76,13 @@ class Stepper:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
         losses = []
-        for number, (images, labels) in enumerate(micros):
+        for number, batch in enumerate(micros):
             # As one rank would number them that goes over the batches of all ranks.
             place = number * accelerator.num_processes + accelerator.process_index
             torch.manual_seed(seed_of(config.seed, "step", step, place))
             waits = number + 1 < len(micros) and wrapped is not self._model
             with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                loss = self._loss_on(wrapped, images, labels, step, place)
+                loss = self._loss_on(wrapped, batch, step, place)
                 accelerator.backward(loss / len(micros))
             losses.append(loss.detach().double())
         if config.clip_grad is not None:
@@ -89,6 +92,14 @@ class Stepper:
         self.optimizer.zero_grad()
         mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         return mean
+
+    def check_images(self) -> None:
+        """Look whether images were the reason, where all ranks have found that the loss is not finite.
+
+        Raises:
+            InputRejectedError: They were.
+        """
+        self._watch.check(int(min(gathered(self._accelerator, self._watch.first))))
 
     def update_average(self, step: int) -> None:
         """Let the average follow, once the running statistics are those of the whole step with this number."""
@@ -106,7 +117,8 @@ class Stepper:
                 remedy="what was kept last is good; take --amp bf16 or no, or a lower --lr",
             )
 
-    def _loss_on(self, wrapped: nn.Module, images: Tensor, labels: Tensor, *place: int) -> Tensor:
+    def _loss_on(self, wrapped: nn.Module, batch: Labelled, step: int, place: int) -> Tensor:
+        images, labels = admitted(batch, f"the batch of step {step + 1}")
         layout = torch.channels_last if self._config.channels_last else torch.preserve_format
         device = self._accelerator.device
         check_labels(labels, self._ready.classes)
@@ -115,7 +127,8 @@ class Stepper:
             raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
         images = images.to(device, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
-        images, labels = self._mixing(images, labels, *place)
+        self._watch.look(images, step + 1)
+        images, labels = self._mixing(images, labels, step, place)
         with self._accelerator.autocast():
-            logits = logits_of(wrapped(images), type(self._model).__name__)
+            logits = logits_on(self._model, images, wrapped)
         return self._loss(logits, labels)

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training_data.seeding import preserved, seed
 
-__all__ = ["Mixing", "logits_of", "loss_of"]
+__all__ = ["Mixing", "loss_of"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,6 +49,10 @@ class Mixing:
         """Mix a batch; one of an odd size loses its last image, since images are mixed in pairs."""
         if self._mix is None:
             return images, labels
+        if not images.is_floating_point():
+            kind = str(images.dtype).removeprefix("torch.")
+            remedy = "convert them to float, or take neither mixup nor cutmix"
+            raise InputRejectedError(f"images of {kind} cannot be mixed", remedy=remedy)
         even = len(images) // 2 * 2
         if not even:
             remedy = "take a larger --batch-size, or neither mixup nor cutmix"
@@ -59,21 +62,3 @@ class Mixing:
             seed(self._seed, "mixing", *place)
             mixed: tuple[Tensor, Tensor] = self._mix(images[:even].clone(), labels[:even])
         return mixed
-
-
-def logits_of(output: Any, where: str) -> Tensor:
-    """The logits (N, classes) of what a network gives, in float32 at least.
-
-    Raises:
-        InputRejectedError: It gives something else.
-    """
-    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(found, Tensor) or found.dim() != 2:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(output).__name__
-        raise InputRejectedError(
-            "the network does not give logits (N, classes)",
-            where=where,
-            why=f"it gives {shape}",
-            remedy="take a classifier",
-        )
-    return found if found.dtype == torch.float64 else found.float()

@@ -1,5 +1,7 @@
 """Two models and a batch -> both outputs, and how far they part."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 from bnretrofit.batches import Batch, as_call, device_of, dtype_of, map_tensors
 from bnretrofit.differences import Differences
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, RetrofitError
+from bnretrofit.memory import is_out_of_memory
 
-__all__ = ["Models", "Outputs", "add_outputs", "call", "input_for", "inputs_for", "outputs_of", "ranked"]
+__all__ = ["Models", "Outputs", "add_outputs", "call", "input_for", "inputs_for", "outputs_of", "ranked", "taking"]
 
 Models = tuple[nn.Module, nn.Module]
 Outputs = tuple[list[Any], list[Any]]
@@ -39,16 +42,33 @@ def call(model: nn.Module, batch: Batch) -> list[Any]:
         InputRejectedError: The model does not take it.
     """
     args, kwargs = as_call(batch)
-    try:
+    what = f"the {type(model).__name__} does not take the batch"
+    with taking(what, "pass batches as the model takes them, without labels"):
         return tree_leaves(model(*args, **kwargs))
-    except (torch.OutOfMemoryError, MemoryError):
+
+
+@contextmanager
+def taking(what: str, remedy: str) -> Iterator[None]:
+    """Say of a model that raises an error on what it is called with that it does not take it.
+
+    Memory that runs out says nothing of the input.
+
+    Args:
+        what: What is said, as a sentence.
+        remedy: What the user can do about it.
+
+    Raises:
+        InputRejectedError: Something was raised within.
+    """
+    try:
+        yield
+    except RetrofitError:
         raise
     except Exception as error:
-        raise InputRejectedError(
-            f"the {type(model).__name__} does not take the batch",
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            remedy="pass batches as the model takes them, without labels",
-        ) from error
+        if is_out_of_memory(error):
+            raise
+        said = str(error).strip().splitlines()
+        raise InputRejectedError(what, why=said[0] if said else type(error).__name__, remedy=remedy) from error
 
 
 def inputs_for(models: Models, batch: Batch) -> tuple[Batch, Batch]:

@@ -8,7 +8,7 @@ from typing import Any
 from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
-from bnretrofit.training.budget import check_patience
+from bnretrofit.training.budget import check_patience, steps_in_all
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
@@ -84,6 +84,7 @@ def finetune_checkpoint(
             opened_run(run.folder, resume=run.resume)
         # Refused now, not after a rate was searched for.
         check_patience(config, samples, *process_rank())
+        steps_in_all(config, samples.batches_per_epoch(process_rank()[1], config.grad_accum_steps))
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None

@@ -18,7 +18,7 @@ from bnretrofit.training_data import TrainingSource, open_training
 from bnretrofit.training_data.source import TrainingSet
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, Opened, example_for
-from bnretrofit.workflows.own_heads import check_heads
+from bnretrofit.workflows.own_heads import check_head_learns, check_heads, has_new_head
 from bnretrofit.workflows.training_choices import DataChoice
 
 __all__ = ["Learner", "example_of", "learner"]
@@ -65,13 +65,15 @@ def learner(
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
     # On GPUs statistics are those of all ranks.
     together = 1 if device == "cpu" or not torch.cuda.is_available() else process_rank()[1]
-    min_batch = smallest_batch(network, config.bn_stats, data.images.batch_size * together)
+    min_batch = smallest_batch(network, config, data.images.batch_size * together)
     source = data.source(opened.preprocessing, min_batch)
     with closing(open_training(source)) as given:
         record, notes = given.record(), [given.promise]
         example = example_of(given, source, network)
         source = replace(source, preprocessing=source.preprocessing.seen(example))
         classes = model.num_classes
+        if classes is not None and has_new_head(opened, classes, classes_of(network, example)):
+            check_head_learns(config.train, classes)
         if classes is not None and classes != classes_of(network, example):
             head = replace_head(network, example, classes, config.seed)
             opened = replace(opened, num_classes=classes)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +10,7 @@ from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.workflows.opening import ModelChoice, Opened, architecture
 from bnretrofit.zoo import parse_model
 
-__all__ = ["check_heads", "with_own_head"]
+__all__ = ["check_head_learns", "check_heads", "has_new_head", "with_own_head"]
 
 
 def with_own_head(path: Path | None, model: ModelChoice) -> ModelChoice:
@@ -51,4 +52,38 @@ def check_heads(network: nn.Module, opened: Opened, *, trust_code: bool = False)
             f"the network has other heads beside the new one: {', '.join(names[:4])}",
             where=str(opened.name),
             remedy="give it new heads by its own library first",
+        )
+
+
+def has_new_head(opened: Opened, classes: int, outputs: int) -> bool:
+    """Whether the last layer is to be one whose weights are drawn.
+
+    Args:
+        opened: What it came from.
+        classes: Outputs that were asked for.
+        outputs: Those that the network has as it was opened.
+    """
+    if classes != outputs:
+        return True
+    # timm has drawn one itself, where its weights have another number of classes.
+    network = opened.model if opened.whole is None else opened.whole
+    weights: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+    return opened.checkpoint is None and opened.name.library == "timm" and weights.get("num_classes", classes) != classes
+
+
+def check_head_learns(train: str, classes: int) -> None:
+    """Refuse to leave a new last layer as it was drawn.
+
+    Args:
+        train: See `TrainingConfig.train`.
+        classes: Outputs of the new layer.
+
+    Raises:
+        UsageError: It would learn nothing.
+    """
+    if train == "bn":
+        raise UsageError(
+            f"--train bn does not train the new last layer of {classes} outputs",
+            why="its weights are drawn at random, and would stay so",
+            remedy="take --train bn+head, or leave out --num-classes",
         )

@@ -1,11 +1,14 @@
 """`bnretrofit finetune` and `run` where something is unusual: images that cannot be read, heads, splits, data sets."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from bnretrofit.training.rate_range import RateRange
 from bnretrofit.workflows import finetuning
 from tests.commands import factories
 from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
@@ -64,6 +67,81 @@ def test_a_new_head_that_nobody_could_open_is_refused_before_training(tmp_path: 
     done = run("finetune", checkpoint, *options, "-d", folder)
     assert (done.code, "num_classes" in done.err, "Give the factory an argument" in done.err) == (2, True, True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_new_head_that_would_not_be_trained_is_refused(plain: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "train", classes=5, each=4)
+    asked = (
+        "finetune",
+        *named(plain),
+        "-d",
+        folder,
+        "--num-classes",
+        5,
+        "--train",
+        "bn",
+        "-o",
+        tmp_path / "run",
+        *SHORT,
+    )
+    refused = run(*asked)
+    assert (refused.code, "--train bn does not train the new last layer of 5 outputs" in refused.error) == (2, True)
+    assert "Take --train bn+head" in refused.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_head_that_timm_has_drawn_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def undownloaded(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+        made: nn.Module = create(name, pretrained=False, **options)
+        return made
+
+    monkeypatch.setattr(timm, "create_model", undownloaded)
+    model = ("-m", "timm:resnet10t.c3_in1k", "--weights", "DEFAULT", "--num-classes", 3)
+    data = ("-d", draw_classes(tmp_path / "train"), "-o", tmp_path / "run", "--img-size", 32, "--steps", 0, "-b", 8)
+    refused = run("finetune", *model, *data, "--train", "bn", "--device", "cpu")
+    assert (refused.code, "the new last layer of 3 outputs" in refused.err) == (2, True), refused.err
+    done = run("finetune", *model, *data, "--train", "bn+head", "--device", "cpu")
+    assert done.code == 0, done.err
+
+
+def test_images_of_a_size_that_the_network_does_not_run_on_are_refused(tmp_path: Path) -> None:
+    folder, digits = draw_classes(tmp_path / "train"), ("-m", "bnretrofit:digits_vgg11", "--weights", "DEFAULT")
+    asked = (*digits, "-d", folder, "--img-size", 4, *SHORT)
+    refused = run("finetune", *asked, "-o", tmp_path / "run")
+    said = (
+        "the VGG does not run on float32 images of shape (3, 4, 4): Given input size: (64x1x1). Calculated output size"
+    )
+    assert (refused.code, refused.error[: len(said)]) == (4, said)
+    assert refused.error.endswith("that it takes (--img-size)")
+    assert not (tmp_path / "run").exists()
+    all_of_it = run("run", *asked, "-o", tmp_path / "all")
+    assert (all_of_it.code, "--img-size" in all_of_it.error, "Given input size" in all_of_it.error) == (4, True, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--warmup-steps", 7), "warmup_steps is 7, and the run has 3 steps"),
+        (("--min-lr", 50), "min_lr is 50, and lr is "),
+    ],
+)
+def test_settings_are_held_against_what_is_known_later(
+    plain: Path, tmp_path: Path, options: tuple[object, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[object] = []
+
+    def found(*_: object) -> RateRange:
+        searched.append(options)
+        return RateRange((), (), 0.5, None)
+
+    monkeypatch.setattr(finetuning, "find_rate", found)
+    asked = ("finetune", *named(plain), "-d", draw_classes(tmp_path / "train"), "-o", tmp_path / "run", *SHORT)
+    refused = run(*asked, "--lr", "auto", *options)
+    assert (refused.code, said in refused.error) == (2, True), refused.err
+    # The number of steps is known before a rate is searched for.
+    assert bool(searched) is ("--min-lr" in options)
 
 
 def test_the_bundled_network_takes_other_classes(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from bnretrofit.training import finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
+from bnretrofit.training.norm_mode import smallest_batch
 from bnretrofit.training_data import TrainingSource, open_training
-from tests.library.finetuning_cases import config, samples, trained, with_norms
+from tests.library.finetuning_cases import BATCH, config, samples, trained, with_norms
 
 
 def test_frozen_statistics_stay_and_batch_statistics_move() -> None:
@@ -22,6 +23,19 @@ def test_frozen_statistics_stay_and_batch_statistics_move() -> None:
         trained(model, config(bn_stats=bn_stats), keeper)
         now = keeper.kept["last"].tensors
         assert all(torch.equal(buffer, now[name]) for name, buffer in before.items()) is (bn_stats == "frozen")
+
+
+@pytest.mark.parametrize(("bn_stats", "stay"), [("auto", True), ("batch", False)])
+def test_the_trunk_s_statistics_stay_where_the_head_alone_is_trained(bn_stats: str, stay: bool) -> None:
+    model, told, keeper = with_norms(), list[str](), MemoryKeeper()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    settings = config(train="head", bn_stats=bn_stats, epochs=1)
+    finetune_on(model, LoaderSet(samples(), None), settings, device="cpu", keeper=keeper, tell=told.append)
+    now = keeper.kept["last"].tensors
+    assert all(torch.equal(buffer, now[name]) for name, buffer in before.items()) is stay
+    assert any("norms use their running statistics" in text for text in told) is stay
+    # Batches of one image are enough where no statistics are taken.
+    assert smallest_batch(model, settings, BATCH) == (1 if stay else 2)
 
 
 def test_statistics_are_measured_with_the_final_weights() -> None:
