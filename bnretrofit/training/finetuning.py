@@ -9,6 +9,7 @@ from bnretrofit.errors import UsageError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
+from bnretrofit.training.budget import check_step
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for, share_buffers
 from bnretrofit.training.evaluation import Evaluation, evaluate
@@ -88,6 +89,7 @@ def _silent(_text: str) -> None:
 def _trained(
     model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, keeper: Keeper, tell: Tell
 ) -> Results:
+    check_step(config, data, accelerator.num_processes)
     with prepared(model, data, config, accelerator, tell) as ready:
         loop = Loop(model, data, config, ready, accelerator, keeper)
         try:

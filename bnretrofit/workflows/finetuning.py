@@ -11,7 +11,7 @@ import torch
 from bnretrofit.copies import independent_copy
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
-from bnretrofit.training.budget import check_patience
+from bnretrofit.training.budget import check_patience, check_step
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import classes_of
 from bnretrofit.training.heads import replace_head
@@ -19,13 +19,21 @@ from bnretrofit.training.norm_mode import smallest_batch
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
-from bnretrofit.training_data import TrainingSource, open_training
+from bnretrofit.training_data import TrainingSet, TrainingSource, open_training
 from bnretrofit.training_data.source import TRAIN_SPLIT
 from bnretrofit.workflows.images import ImageChoice
 from bnretrofit.workflows.labels import labels_for
 from bnretrofit.workflows.opening import ModelChoice, example_for, open_model
 from bnretrofit.workflows.own_heads import check_heads, with_own_head
-from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of
+from bnretrofit.workflows.run_folder import (
+    PLOT,
+    RunFolder,
+    check_apart,
+    check_there,
+    check_weights_elsewhere,
+    opened_run,
+    rate_of,
+)
 from bnretrofit.workflows.run_settings import settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workflows.training_records import training_describer, training_settings
@@ -143,6 +151,8 @@ def finetune_checkpoint(
     Raises:
         RetrofitError: The message says what. What the run had kept is still there.
     """
+    check_there(run.folder, resume=run.resume)
+    check_weights_elsewhere(run.folder, path, model.read_from)
     opened = open_model(path, with_own_head(path, model))
     network = independent_copy(opened.model if opened.whole is None else opened.whole)
     # On GPUs statistics are those of all ranks.
@@ -167,6 +177,7 @@ def finetune_checkpoint(
         record = samples.record()
         # Refused now, not after a rate was searched for.
         check_patience(config, samples, *process_rank())
+        check_step(config, samples, process_rank()[1])
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
@@ -185,6 +196,8 @@ def finetune_checkpoint(
         try:
             # A run with other settings is refused before anything of it changes.
             keeper.load()
+            if keeper.writes and (left_out := _left_out(samples, source.batch_size, config)) is not None:
+                tell(left_out)
             with settings_written(run.folder, run.options if keeper.writes else None):
                 results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
@@ -192,5 +205,18 @@ def finetune_checkpoint(
         notes.extend(samples.bad)
         told = samples.record()
     if keeper.writes:
-        plot_history(results.history, run.folder / "plot.png")
+        plot_history(results.history, run.folder / PLOT)
     return Finetuned(str(opened.name), results, source.preprocessing, told, run.folder, rates, tuple(notes))
+
+
+def _left_out(samples: TrainingSet, batch_size: int, config: TrainingConfig) -> str | None:
+    """What is told of the images at an epoch's end that make no step; None where there are none, or nobody knows."""
+    ranks, accumulate = process_rank()[1], config.grad_accum_steps
+    images, steps = samples.train_size, samples.batches_per_epoch(ranks, accumulate)
+    if images is None or steps is None:
+        return None
+    whole = batch_size * ranks * accumulate
+    left = images - steps * whole
+    if left <= 0:
+        return None
+    return f"the last {left} of the {images} images of each epoch are left out: they do not fill a step of {whole}"

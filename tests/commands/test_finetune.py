@@ -131,7 +131,9 @@ def test_a_file_gives_options_and_flags_win(bn: Path, labelled: Path, tmp_path: 
     given = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
     assert (given["lr"], given["epochs"], given["batch-size"]) == (0.05, 1, 8)
     # What a run has written is such a file.
-    again = run("finetune", bn, "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again", "--json")
+    assert "trust-code" not in given
+    written = ("--config", tmp_path / "run" / "args.yaml")
+    again = run("finetune", bn, "--trust-code", *written, "-o", tmp_path / "again", "--json")
     assert again.document["history"] == done.document["history"]
     config.write_text("no-such-option: 3\n")
     refused = run("finetune", bn, "-d", labelled / "train", "--config", config, "-o", tmp_path / "no")

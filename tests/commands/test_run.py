@@ -60,7 +60,7 @@ def test_run_goes_on_with_the_same_checkpoint_and_options_only(labelled: Path, t
     assert (changed.code, "weight-decay was None and is 0.1" in changed.err) == (2, True)
     assert (tmp_path / "run" / "args.yaml").read_bytes() == args
     # What it has written is what --config takes, with options that may be repeated in it.
-    again = run("run", "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again")
+    again = run("run", "--trust-code", "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again")
     assert again.code == 0, again.err
     assert list(header_of(tmp_path / "again" / "retrofitted.safetensors")["plan"]["sites"][0]["name"]) == ["2"]
 
