@@ -52,7 +52,7 @@ def micro_batches(
 def _too_few(images: int, batch_size: int, slices: int, smallest: int, min_batch: int, accumulate: int) -> UsageError:
     """The error of batches that are smaller than they may be, by whatever made them so."""
     need = f"the statistics of a batch need {min_batch} images" if min_batch > 1 else "a batch needs an image"
-    remedies = "use fewer processes, add images, or train with frozen statistics"
+    remedies = "use fewer processes, add images, or train with frozen statistics" if min_batch > 1 else "or add images"
     if accumulate == 1:
         return UsageError(
             f"a batch of {smallest} image{'' if smallest == 1 else 's'} cannot be trained on",
