@@ -15,15 +15,18 @@ class Accuracy:
 
     Attributes:
         labels_for: The samples' labels for a classifier of so many outputs, in order; None if they are not known.
+        outputs: How many outputs the models have; None before there was any, or where they are no classifiers.
     """
 
     labels_for: Callable[[int], Sequence[int] | None]
     hits: list[int] = field(default_factory=lambda: [0, 0])
     seen: int = 0
+    outputs: int | None = None
 
     def add(self, outputs: tuple[Tensor, Tensor]) -> None:
         """Count a batch: outputs (N, K), for the next N labels."""
-        labels = self.labels_for(outputs[0].shape[1])
+        self.outputs = outputs[0].shape[1]
+        labels = self.labels_for(self.outputs)
         if labels is None:
             return
         wanted = torch.tensor(labels[self.seen : self.seen + len(outputs[0])])

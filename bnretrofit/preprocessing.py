@@ -85,7 +85,8 @@ class Preprocessing:
         """The same with what a user asked for instead.
 
         Raises:
-            UsageError: A value is out of range, or as many as there are channels were not given.
+            UsageError: A value is out of range, as many as there are channels were not given, or it is of a resize and
+                nothing is resized.
         """
         channels = self.input_size[0]
         for name, values in (("mean", mean), ("std", std)):
@@ -107,7 +108,15 @@ class Preprocessing:
             "interpolation": interpolation,
             "crop_pct": crop_pct,
         }
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        changed = dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        for option, value in (("--crop-pct", crop_pct), ("--interpolation", interpolation)):
+            if value is not None and None in changed.input_size:
+                raise UsageError(
+                    f"{option} needs --img-size",
+                    why="the images are used at their stored size, and nothing is resized",
+                    remedy=f"pass --img-size, or leave out {option}",
+                )
+        return changed
 
     def __str__(self) -> str:
         channels, height, width = self.input_size

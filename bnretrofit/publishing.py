@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bnretrofit.errors import ResourceError, UsageError
+from bnretrofit.originals import check_originals
 from bnretrofit.serialising import SUFFIXES, Header, serialise
 from bnretrofit.workplaces import Workplace
 
@@ -33,8 +34,13 @@ MARGIN = 1 << 20
 """Bytes beside the tensors: the header, and what the file system takes."""
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
     """Refuse a checkpoint that cannot be written, before any work is done; sweep what a dead process left of it.
+
+    Args:
+        path: The output.
+        overwrite: It may exist.
+        inputs: What is read: see `check_place`.
 
     Raises:
         UsageError: Its name says no known format; or see `check_place`.
@@ -44,10 +50,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"the output's format is not known by its name '{path.name}'", remedy="name it .safetensors or .pth"
         )
-    check_place(path, overwrite=overwrite)
+    check_place(path, overwrite=overwrite, inputs=inputs)
 
 
-def check_place(path: Path, *, overwrite: bool, own: Collection[str] | None = None) -> None:
+def check_place(
+    path: Path, *, overwrite: bool, own: Collection[str] | None = None, inputs: Iterable[Path | None] = ()
+) -> None:
     """Refuse any output that cannot be written, before any work is done; sweep what a dead process left of it.
 
     Args:
@@ -55,11 +63,14 @@ def check_place(path: Path, *, overwrite: bool, own: Collection[str] | None = No
         overwrite: It may exist.
         own: Names of the files of a folder that is to be written; None for a file. The folder may exist if it is empty,
             and with `overwrite` if it holds nothing but such files.
+        inputs: What is read, and not to be replaced: see `originals.check_originals`.
 
     Raises:
-        UsageError: It exists and `overwrite` is False, its folder does not exist, or another process is writing it.
+        UsageError: It is an input, it exists and `overwrite` is False, its folder does not exist, or another process is
+            writing it.
         ResourceError: The folder cannot be written to.
     """
+    check_originals([path] if own is None else [path / name for name in own], inputs)
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", where=str(path.parent), remedy="make the folder first")
     try:

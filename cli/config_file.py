@@ -8,15 +8,38 @@ from click.core import ParameterSource
 
 from .options import FILE
 
-__all__ = ["config_option", "given_options"]
+__all__ = ["config_option", "given_options", "instead_of"]
 
-NOT_OF_A_RUN = ("config", "output", "resume", "as_json")
+# Who may run a stranger's code is said on the command line alone: a file may be a stranger's, too.
+TRUST = "trust_code"
+NOT_OF_A_RUN = ("config", "output", "resume", "as_json", TRUST)
 
 
-def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+def read_config(ctx: click.Context, _param: click.Parameter, paths: tuple[Path, ...]) -> None:
     """Take a file's values as the options' defaults: what is given on the command line wins."""
-    if path is None:
+    if not paths:
         return
+    if len(paths) > 1:
+        named = " and ".join(f"--config {path}" for path in paths)
+        raise click.UsageError(f"{named} exclude each other: put the options into one file.")
+    (path,) = paths
+    params = {param.name: param for param in ctx.command.params}
+    given = {ALIASES.get(key, key): value for key, value in _document(path).items()}
+    if given.pop(TRUST, None) not in (None, False):
+        raise click.UsageError(
+            f"--config {path} holds trust-code, which a file cannot grant: "
+            "take the line out, and pass --trust-code yourself if you trust the code."
+        )
+    unknown = sorted(given.keys() - (params.keys() - set(NOT_OF_A_RUN)))
+    if unknown:
+        raise click.UsageError(f"--config {path} names what is no option: {', '.join(unknown)}")
+    ctx.default_map = {
+        key: _as_given(ctx, path, params[key], value) for key, value in given.items() if value is not None
+    }
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """What a file says, by the options' names in Python."""
     import yaml
 
     try:
@@ -26,14 +49,7 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
         raise click.UsageError(f"--config {path} cannot be read: {said}") from error
     if not isinstance(document, dict):
         raise click.UsageError(f"--config {path} holds no options: it is to be lines such as 'batch-size: 64'")
-    known = {param.name for param in ctx.command.params} - set(NOT_OF_A_RUN)
-    given = {str(key).replace("-", "_"): value for key, value in document.items()}
-    given = {ALIASES.get(key, key): value for key, value in given.items()}
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        raise click.UsageError(f"--config {path} names what is no option: {', '.join(unknown)}")
-    params = {param.name: param for param in ctx.command.params}
-    ctx.default_map = {key: _as_given(path, params[key], value) for key, value in given.items() if value is not None}
+    return {str(key).replace("-", "_"): value for key, value in document.items()}
 
 
 ALIASES = {"data": "root"}
@@ -42,6 +58,7 @@ PLACES = ("root", "val", "data_dir")
 config_option = click.option(
     "--config",
     type=FILE,
+    multiple=True,
     is_eager=True,
     expose_value=False,
     callback=read_config,
@@ -49,17 +66,59 @@ config_option = click.option(
 )
 
 
-def _as_given(path: Path, param: click.Parameter, value: Any) -> Any:
-    """A value as the command line would have it."""
+def _as_given(ctx: click.Context, path: Path, param: click.Parameter, value: Any) -> Any:
+    """A value as the command line would have it, if it is of the option's kind."""
+    where = f"--config {path}, {_shown(str(param.name))}"
     values = value if isinstance(value, list) else [value]
     if any(isinstance(each, (dict, list)) for each in values):
-        raise click.UsageError(f"--config {path} gives more than a value to '{param.name}'")
+        raise click.UsageError(f"{where}: it is more than a value")
+    is_flag = isinstance(param, click.Option) and param.is_flag
+    if any(isinstance(each, bool) for each in values) and not is_flag and not isinstance(param.type, click.Choice):
+        # True would be taken for a 1.
+        raise click.UsageError(f"{where}: it is a yes or no; what is meant as text stands in quotes")
     if param.multiple:
-        return [str(each) for each in values]
-    if isinstance(value, bool) and isinstance(param.type, click.Choice):
+        found: Any = [str(each) for each in values]
+    elif isinstance(value, bool) and isinstance(param.type, click.Choice):
         # YAML takes a bare no for False.
-        return "yes" if value else "no"
-    return value if isinstance(value, bool) else " ".join(map(str, values))
+        found = "yes" if value else "no"
+    else:
+        found = value if isinstance(value, bool) else " ".join(map(str, values))
+    try:
+        param.type_cast_value(ctx, found)
+    except click.BadParameter as error:
+        raise click.UsageError(f"{where}: {error.message}") from error
+    return found
+
+
+def instead_of(other: str, default: object = None) -> Any:
+    """Make the callback of an option that another one excludes; of the two, what the command line says wins.
+
+    Options of the command line are looked at first, so that a file's can give way to them.
+
+    Args:
+        other: The other option's name in Python.
+        default: What this option is where it gives way.
+    """
+
+    def settle(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        name = str(param.name)
+        sources = [ctx.get_parameter_source(each) for each in (name, other)]
+        if any(source in (None, ParameterSource.DEFAULT) for source in sources):
+            return value
+        if sources[0] is sources[1]:
+            both = f"--{_shown(name)} and --{_shown(other)} exclude each other"
+            raise click.UsageError(f"{both}: leave out one of them.")
+        if sources[0] is ParameterSource.DEFAULT_MAP:
+            ctx.set_parameter_source(name, ParameterSource.DEFAULT)
+            return default
+        return value
+
+    return settle
+
+
+def _shown(name: str) -> str:
+    """An option's name as users write it."""
+    return {name: alias for alias, name in ALIASES.items()}.get(name, name).replace("_", "-")
 
 
 def _found_anywhere(model: str) -> str:
@@ -70,7 +129,6 @@ def _found_anywhere(model: str) -> str:
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
     """The options that are not at their defaults, as `--config` takes them."""
-    names = {name: alias for alias, name in ALIASES.items()}
     found: dict[str, Any] = {}
     for name, value in ctx.params.items():
         if name in NOT_OF_A_RUN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
@@ -81,5 +139,5 @@ def given_options(ctx: click.Context) -> dict[str, Any]:
             plain = str(Path(value).resolve())
         if name == "model":
             plain = _found_anywhere(str(value))
-        found[names.get(name, name).replace("_", "-")] = plain
+        found[_shown(name)] = plain
     return found

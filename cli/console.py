@@ -3,8 +3,8 @@
 import json
 import signal
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -36,8 +36,27 @@ def _escaped(character: str) -> str:
 
 
 def note(text: str) -> None:
-    """Tell the user something that is not the result."""
-    show(f"note: {_in_one_line(text)}", err=True)
+    """Tell the user something that is not the result, on a line of its own also while a bar shows how far work is."""
+    with _without_bars():
+        show(f"note: {_in_one_line(text)}", err=True)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    # Where tqdm was not imported there is no bar, and it takes a while to import.
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    # A bar is shown after a second only; one that was not is not brought up now.
+    bars = [] if tqdm is None else [bar for bar in list(tqdm._instances) if _is_shown(bar)]  # noqa: SLF001
+    for bar in bars:
+        bar.clear()
+    yield
+    for bar in bars:
+        bar.refresh()
+
+
+def _is_shown(bar: Any) -> bool:
+    begun = getattr(bar, "start_t", None)
+    return begun is not None and not bar.disable and bar.last_print_t >= begun + bar.delay
 
 
 def _in_one_line(text: str) -> str:

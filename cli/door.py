@@ -70,7 +70,7 @@ class Door(click.Group):
                 message += f" Did you mean '{close[0]}'?" if close and "Did you mean" not in message else ""
             message += "" if message.endswith((".", "?", ")")) else "."
             message += f" See '{error.ctx.command_path} --help'."
-        return fail(arguments, "usage", message, USAGE)
+        return fail(arguments, "UsageError", message, USAGE)
 
 
 def _output(arguments: list[str]) -> Path | None:

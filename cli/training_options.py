@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .config_file import config_option, given_options
+from .config_file import config_option, given_options, instead_of
 from .options import FILE, image_choice, json_option, loading_options, preprocessing_options, stacked
 
 __all__ = [
@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 
+EPOCHS = 10
+
+
 class Rate(click.ParamType[float | str]):
     """A learning rate, or "auto"."""
 
@@ -27,7 +30,7 @@ class Rate(click.ParamType[float | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         """Read the number."""
-        if value == "auto":
+        if str(value).strip().lower() == "auto":
             return "auto"
         try:
             return float(value)
@@ -69,8 +72,20 @@ dataset_options = stacked(
 )
 
 training_options = stacked(
-    click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True, help="Passes over the images."),
-    click.option("--steps", type=click.IntRange(min=0), help="Optimiser steps in all, instead of --epochs."),
+    click.option(
+        "--epochs",
+        type=click.IntRange(min=0),
+        default=EPOCHS,
+        show_default=True,
+        callback=instead_of("steps", EPOCHS),
+        help="Passes over the images.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(min=0),
+        callback=instead_of("epochs"),
+        help="Optimiser steps in all, instead of --epochs.",
+    ),
     click.option("--lr", type=Rate(), default=0.01, show_default=True, help="Learning rate; auto finds one first."),
     click.option("--opt", default="sgd", show_default=True, help="Optimiser, by timm's name: sgd, adamw …"),
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of the optimiser."),

@@ -17,6 +17,16 @@ IN_FOLDERS = (
     *("model.safetensors", "pytorch_model.bin", "model_best.pth.tar", "last.pth.tar"),
 )
 INDEX = ".index.json"
+RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
+WHOLE_RUN = {
+    FOLDED: "the trained weights with their norms folded",
+    f"{TRAINING}/{IN_FOLDERS[0]}": "the trained weights with norms",
+    RETROFITTED: "those before training",
+}
+"""What `bnretrofit run` keeps, and what each is."""
+SHOWN = 4
+STATE = "state.safetensors"
+"""Beside the weights of a run of ours: what it goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +74,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def _in_folder(folder: Path) -> Path:
+    _check_no_choice(folder)
     found = next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
     if found is None:
         files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
         if len(files) != 1:
-            several = f"it holds {len(files)} .safetensors files" if files else "it holds none by a usual name"
+            shown = ", ".join(file.name for file in files[:SHOWN]) + (" …" if len(files) > SHOWN else "")
+            several = f"it holds several: {shown}" if files else "it holds none by a usual name"
             raise InputRejectedError(
                 "the checkpoint cannot be read",
                 where=str(folder),
@@ -77,6 +89,24 @@ def _in_folder(folder: Path) -> Path:
             )
         (found,) = files
     return found
+
+
+def _check_no_choice(folder: Path) -> None:
+    """Refuse to choose for the user among what `bnretrofit run` keeps.
+
+    Raises:
+        InputRejectedError: The folder is one of its.
+    """
+    if not ((folder / TRAINING).is_dir() and (folder / RETROFITTED).is_file()):
+        return
+    there = {name: what for name, what in WHOLE_RUN.items() if (folder / name).is_file()}
+    listed = ", or ".join(f"{folder / name} for {what}" for name, what in there.items())
+    raise InputRejectedError(
+        "the checkpoint cannot be read",
+        where=str(folder),
+        why="it is a folder of bnretrofit run, which holds several",
+        remedy=f"pass {listed}",
+    )
 
 
 def _shards(index: Path) -> dict[str, set[str]]:

@@ -5,7 +5,7 @@ from bnretrofit.training.admitted_settings import check_warmup
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.protocols import TrainingSet
 
-__all__ = ["check_patience", "steps_in_all"]
+__all__ = ["check_patience", "check_step", "steps_in_all"]
 
 
 def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:
@@ -16,12 +16,9 @@ def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:
         per_epoch: Steps of an epoch; None where nobody knows.
 
     Raises:
-        InputRejectedError: There are none, or nobody knows how many.
+        InputRejectedError: Nobody knows how many.
         UsageError: There are fewer than warm-up steps.
     """
-    if per_epoch == 0:
-        remedy = "take a smaller batch, fewer batches per step, or more images"
-        raise InputRejectedError("the training set gives no step", remedy=remedy)
     if config.steps is not None:
         return config.steps
     if per_epoch is None:
@@ -29,6 +26,23 @@ def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:
     steps = config.epochs * per_epoch
     check_warmup(config, steps)
     return steps
+
+
+def check_step(config: TrainingConfig, data: TrainingSet, ranks: int) -> None:
+    """Refuse an epoch that is too short for one step.
+
+    Raises:
+        InputRejectedError: It is.
+    """
+    if data.batches_per_epoch(ranks, config.grad_accum_steps) != 0:
+        return
+    batches = data.batches_per_epoch(ranks, 1)
+    of_each = "" if ranks == 1 else " on each process"
+    raise InputRejectedError(
+        "the training set gives no step",
+        why=f"an epoch has {batches} batches{of_each}, and a step takes {config.grad_accum_steps} (--grad-accum-steps)",
+        remedy="lower --grad-accum-steps, take a smaller batch, or add images",
+    )
 
 
 def check_patience(config: TrainingConfig, data: TrainingSet, rank: int, ranks: int) -> None:

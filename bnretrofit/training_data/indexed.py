@@ -90,7 +90,7 @@ class IndexedSet:
         """As `TrainingSet.train`."""
         source, slices = self.source, ranks * accumulate
         order = self._train.indices[epoch_order(self.train_size, source.seed, epoch)]
-        batches = micro_batches(order, source.batch_size, slices, min_batch=source.min_batch)
+        batches = micro_batches(order, source.batch_size, slices, min_batch=source.min_batch, accumulate=accumulate)
         mine = batches[start * slices :][rank::ranks]
         return self._images(self._train_loader, [Task(indices, epoch) for indices in mine], source.min_batch)
 

@@ -22,7 +22,9 @@ def steps_of(count: int, batch_size: int, slices: int) -> int:
     return max(1, count // (batch_size * slices))
 
 
-def micro_batches(order: Tensor, batch_size: int, slices: int, *, min_batch: int = 2) -> tuple[Tensor, ...]:
+def micro_batches(
+    order: Tensor, batch_size: int, slices: int, *, min_batch: int = 2, accumulate: int = 1
+) -> tuple[Tensor, ...]:
     """Cut an epoch into micro-batches: global batch g consists of those from g * slices to (g + 1) * slices - 1.
 
     Args:
@@ -30,6 +32,7 @@ def micro_batches(order: Tensor, batch_size: int, slices: int, *, min_batch: int
         batch_size: Images per micro-batch.
         slices: Micro-batches per global batch: ranks times accumulated batches.
         min_batch: How many images a micro-batch holds at least.
+        accumulate: How many of the slices are one process's, by which the user is told what to change.
 
     Returns:
         For each its indices, (batch_size,); all the images, evenly, in one global batch where they do not fill one.
@@ -40,15 +43,29 @@ def micro_batches(order: Tensor, batch_size: int, slices: int, *, min_batch: int
     whole = batch_size * slices
     smallest = batch_size if len(order) >= whole else len(order) // slices
     if smallest < min_batch:
-        raise UsageError(
-            f"a batch of {smallest} image{'' if smallest == 1 else 's'} cannot be trained on",
-            why=f"{len(order)} images for {slices} batches of up to {batch_size}, and the statistics of a batch need "
-            f"{min_batch} images",
-            remedy="raise --batch-size, use fewer processes, add images, or train with frozen statistics",
-        )
+        raise _too_few(len(order), batch_size, slices, smallest, min_batch, accumulate)
     if len(order) < whole:
         return torch.tensor_split(order, slices)
     return tuple(order[: steps_of(len(order), batch_size, slices) * whole].split(batch_size))
+
+
+def _too_few(images: int, batch_size: int, slices: int, smallest: int, min_batch: int, accumulate: int) -> UsageError:
+    """The error of batches that are smaller than they may be, by whatever made them so."""
+    need = f"the statistics of a batch need {min_batch} images" if min_batch > 1 else "a batch needs an image"
+    remedies = "use fewer processes, add images, or train with frozen statistics" if min_batch > 1 else "or add images"
+    if accumulate == 1:
+        return UsageError(
+            f"a batch of {smallest} image{'' if smallest == 1 else 's'} cannot be trained on",
+            why=f"{images} images for {slices} batches of up to {batch_size}, and {need}",
+            remedy=f"raise --batch-size, {remedies}",
+        )
+    processes = slices // accumulate
+    of_each = "" if processes == 1 else f" on each of {processes} processes"
+    return UsageError(
+        f"--grad-accum-steps {accumulate} is more than the images are enough for",
+        why=f"a step takes {accumulate} batches of up to {batch_size}{of_each}, and there are {images} images; {need}",
+        remedy=f"lower --grad-accum-steps, {remedies}",
+    )
 
 
 def consecutive(count: int, batch_size: int) -> tuple[Tensor, ...]:

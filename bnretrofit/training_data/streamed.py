@@ -80,7 +80,9 @@ class StreamedSet:
     def batches_per_epoch(self, ranks: int = 1, accumulate: int = 1) -> int | None:
         """As `TrainingSet.batches_per_epoch`."""
         dataset = _shared_out(self._train_dataset, 0, ranks, self.source.workers)
-        return len(dataset) // self.source.batch_size // accumulate or None
+        batches = len(dataset) // self.source.batch_size
+        # A stream may not say how long it is; one that is too short for a step does.
+        return batches // accumulate if batches else None
 
     def train(
         self, epoch: int, *, start: int = 0, rank: int = 0, ranks: int = 1, accumulate: int = 1

@@ -35,6 +35,7 @@ __all__ = [
 
 
 ONNX = ".onnx"
+IMAGENET = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,20 @@ def compare(
     # With unreadable images among them the labels would no longer be those of the outputs.
     counted = None if batches.max_bad_images else Accuracy(cache(partial(accuracy_labels, batches)))
     report = verify_labelled(a, b, batches, checks, accuracy=counted, graphs=graphs)
-    return Compared(report, None if counted is None else counted.shares())
+    shares = None if counted is None else counted.shares()
+    return Compared(report, shares, _uncounted(batches, counted) if shares is None else ())
+
+
+def _uncounted(batches: ImageBatches, counted: Accuracy | None) -> tuple[str, ...]:
+    """Why no hits were counted on images that have classes."""
+    classes = batches.files.classes
+    if classes and counted is None:
+        return ("accuracy is not told where images may be left out (--max-bad-images)",)
+    outputs = None if counted is None else counted.outputs
+    if not classes or outputs is None:
+        return ()
+    known = ", nor are all named by WordNet ids" if outputs == IMAGENET else ""
+    return (f"accuracy is not told: the images have {len(classes)} classes, not the models' {outputs}{known}",)
 
 
 def failed(what: str, report: Report) -> VerificationError:
@@ -123,7 +137,7 @@ def verify_checkpoints(
     batches = batches_of(images, preprocessing)
     compared = compare(left, right, batches, checks)
     report = with_the_rest(compared.report, first, second)
-    return replace(compared, report=report, notes=(*notes, *notes_on(batches)))
+    return replace(compared, report=report, notes=(*notes, *compared.notes, *notes_on(batches)))
 
 
 def preprocessing_of(first: Opened, second: Opened, images: ImageChoice) -> Preprocessing:

@@ -1,5 +1,6 @@
 """What `bnretrofit plan --graph` does: draw a plan, as a picture or as a page."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bnretrofit.errors import UsageError
@@ -17,16 +18,16 @@ __all__ = ["check_picture", "draw_plan"]
 SUFFIXES = (".svg", ".html", ".htm")
 
 
-def check_picture(path: Path, *, overwrite: bool) -> None:
+def check_picture(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
     """Refuse a picture that cannot be written, before any work is done.
 
     Raises:
-        UsageError: Its name says no known format, or it exists.
+        UsageError: Its name says no known format, it exists, or it is one of the inputs.
         ResourceError: The folder cannot be written to.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError("a picture is .svg or .html", where=str(path), remedy=f"name it {path.stem or 'plan'}.svg")
-    check_place(path, overwrite=overwrite)
+    check_place(path, overwrite=overwrite, inputs=inputs)
 
 
 def draw_plan(planned: Planned, path: Path, *, overwrite: bool) -> None:

@@ -112,7 +112,8 @@ def export_checkpoint(
     if choice.check_compile and form == "onnx":
         raise UsageError("torch.compile is not for ONNX files", remedy="check it with an output named .pt2")
     output = output if output.name not in ("", "..") else output.resolve()
-    check_place(output, overwrite=overwrite, own=PendingFolder.own if form == "local-dir" else None)
+    own = PendingFolder.own if form == "local-dir" else None
+    check_place(output, overwrite=overwrite, own=own, inputs=(path, model.read_from))
     opened = open_model(path, model)
     network = opened.model.eval()
     align((network,))

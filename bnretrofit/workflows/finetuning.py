@@ -8,15 +8,24 @@ from typing import Any
 from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
-from bnretrofit.training.budget import check_patience, steps_in_all
+from bnretrofit.training.budget import check_patience, check_step, steps_in_all
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
+from bnretrofit.training_data.source import TrainingSet
 from bnretrofit.workflows.learners import learner
 from bnretrofit.workflows.opening import ModelChoice, open_model
 from bnretrofit.workflows.own_heads import with_own_head
-from bnretrofit.workflows.run_folder import RunFolder, check_apart, opened_run, rate_of
+from bnretrofit.workflows.run_folder import (
+    PLOT,
+    RunFolder,
+    check_apart,
+    check_there,
+    check_weights_elsewhere,
+    opened_run,
+    rate_of,
+)
 from bnretrofit.workflows.run_settings import settings_written
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workflows.training_choices import DataChoice, RunChoice
@@ -72,6 +81,8 @@ def finetune_checkpoint(
     Raises:
         RetrofitError: The message says what. What the run had kept is still there.
     """
+    check_there(run.folder, resume=run.resume)
+    check_weights_elsewhere(run.folder, path, model.read_from)
     opened = open_model(path, with_own_head(path, model))
     if model.submodule and (opened.plan is None or model.submodule != opened.submodule):
         why = "all of the network is trained, whichever part of it has norms"
@@ -84,6 +95,7 @@ def finetune_checkpoint(
             opened_run(run.folder, resume=run.resume)
         # Refused now, not after a rate was searched for.
         check_patience(config, samples, *process_rank())
+        check_step(config, samples, process_rank()[1])
         steps_in_all(config, samples.batches_per_epoch(process_rank()[1], config.grad_accum_steps))
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
@@ -103,6 +115,8 @@ def finetune_checkpoint(
         try:
             # A run with other settings is refused before anything of it changes.
             keeper.load()
+            if keeper.writes and (left_out := _left_out(samples, source.batch_size, config)) is not None:
+                tell(left_out)
             with settings_written(run.folder, run.options if keeper.writes else None):
                 results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
@@ -110,5 +124,18 @@ def finetune_checkpoint(
         notes.extend(samples.bad)
         told = samples.record()
     if keeper.writes:
-        plot_history(results.history, run.folder / "plot.png")
+        plot_history(results.history, run.folder / PLOT)
     return Finetuned(str(opened.name), results, source.preprocessing, told, run.folder, rates, tuple(notes))
+
+
+def _left_out(samples: TrainingSet, batch_size: int, config: TrainingConfig) -> str | None:
+    """What is told of the images at an epoch's end that make no step; None where there are none, or nobody knows."""
+    ranks, accumulate = process_rank()[1], config.grad_accum_steps
+    images, steps = samples.train_size, samples.batches_per_epoch(ranks, accumulate)
+    if images is None or steps is None:
+        return None
+    whole = batch_size * ranks * accumulate
+    left = images - steps * whole
+    if left <= 0:
+        return None
+    return f"the last {left} of the {images} images of each epoch are left out: they do not fill a step of {whole}"

@@ -96,7 +96,7 @@ def fold_checkpoint(
     Raises:
         RetrofitError: The message says what; nothing was written.
     """
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=(path, model.read_from))
     opened = open_model(path, model)
     check_space(output, opened.tensors_with(opened.model))
     preprocessing = images.preprocessing(opened.preprocessing)

@@ -1,5 +1,6 @@
 """Inputs on which two models parted, in a file: written by one verification, run again by the next."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -17,16 +18,17 @@ class Kept:
     Args:
         path: Safetensors, with each input under its kind.
         overwrite: Replace a file that exists.
+        inputs: What is read, and not to be replaced.
 
     Attributes:
         worst: See `verification.Checks`.
 
     Raises:
-        RetrofitError: The file exists, or cannot be written.
+        RetrofitError: The file exists, is an input, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
-        check_output(path, overwrite=overwrite)
+    def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
+        check_output(path, overwrite=overwrite, inputs=inputs)
         self.worst: dict[str, Tensor] = {}
         self._path, self._overwrite = path, overwrite
 

@@ -23,7 +23,7 @@ from bnretrofit.workflows.restoring import (
     restructured,
 )
 from bnretrofit.workflows.written import Changes, Written, what_is_written
-from bnretrofit.zoo import ModelName, build, parse_model
+from bnretrofit.zoo import ModelName, build, parse_model, place_in
 
 __all__ = ["ModelChoice", "Opened", "architecture", "counterpart", "example_for", "open_model", "part_of"]
 
@@ -51,6 +51,11 @@ class ModelChoice:
     submodule: str = ""
     state_dict_key: str | None = None
     use_ema: bool = True
+
+    @property
+    def read_from(self) -> Path | None:
+        """The file or folder that the name is of; None for a library's."""
+        return None if self.name is None else place_in(self.name)
 
 
 @dataclass(frozen=True, slots=True)

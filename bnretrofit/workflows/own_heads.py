@@ -68,7 +68,8 @@ def has_new_head(opened: Opened, classes: int, outputs: int) -> bool:
     # timm has drawn one itself, where its weights have another number of classes.
     network = opened.model if opened.whole is None else opened.whole
     weights: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
-    return opened.checkpoint is None and opened.name.library == "timm" and weights.get("num_classes", classes) != classes
+    from_timm = opened.checkpoint is None and opened.name.library == "timm"
+    return from_timm and weights.get("num_classes", classes) != classes
 
 
 def check_head_learns(train: str, classes: int) -> None:

@@ -17,7 +17,7 @@ from bnretrofit.insertion import insert_blank
 from bnretrofit.norms import running_norms
 from bnretrofit.sites import Fold, FoldPlan, Plan
 from bnretrofit.training import TrainingConfig
-from bnretrofit.training.budget import check_patience, steps_in_all
+from bnretrofit.training.budget import check_patience, check_step, steps_in_all
 from bnretrofit.training.devices import accelerator_for
 from bnretrofit.training.optimisation import optimizer_for
 from bnretrofit.training.preparation import prepared, silent
@@ -108,6 +108,7 @@ def _grows(fold: Fold, layers: Mapping[str, str]) -> bool:
 
 def _check_training(ready: Learner, config: TrainingConfig, device: str | None) -> None:
     check_patience(config, ready.samples, 0, 1)
+    check_step(config, ready.samples, 1)
     steps_in_all(config, ready.samples.batches_per_epoch(1, config.grad_accum_steps))
     accelerator = accelerator_for(device, config.amp)
     network = ready.network.to(accelerator.device)

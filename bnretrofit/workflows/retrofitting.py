@@ -95,7 +95,8 @@ def retrofit_checkpoint(
     Raises:
         RetrofitError: The message says what; nothing was written.
     """
-    check_output(output, overwrite=overwrite)
+    read = (path, model.read_from, choice.path if isinstance(choice, PlanFile) else None)
+    check_output(output, overwrite=overwrite, inputs=read)
     if images.folder is None:
         raise UsageError("no images to calibrate with", remedy="pass -d FOLDER")
     everything = images.found()

@@ -8,30 +8,36 @@ from typing import Any
 from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
+from bnretrofit.checkpoints.places import STATE
 from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
 from bnretrofit.image_files import visible
+from bnretrofit.originals import check_originals
 from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
 from bnretrofit.training.saving import SavedRun
 from bnretrofit.workflows.tensorboard import TensorBoardLog
+from bnretrofit.workflows.written import STATE_STAGE
 from bnretrofit.workplaces import Workplace
 
 __all__ = [
     "BEST",
     "LAST",
+    "PLOT",
     "SETTINGS",
     "STATE",
     "RunFolder",
     "as_state",
     "check_apart",
+    "check_there",
+    "check_weights_elsewhere",
     "differing",
     "opened_run",
     "rate_of",
     "write_text",
 ]
 
-STATE, SETTINGS, SUMMARY = "state.safetensors", "args.yaml", "summary.csv"
+SETTINGS, SUMMARY, PLOT = "args.yaml", "summary.csv", "plot.png"
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 Describe = Callable[[str, Epoch, bool], Mapping[str, Any]]
@@ -105,7 +111,7 @@ class RunFolder:
     def save(self, run: SavedRun) -> None:
         """Keep a state, and the table of the epochs done."""
         if self.writes:
-            header = {"stage": "state of a run", "settings": self.settings, "run": run.document}
+            header = {"stage": STATE_STAGE, "settings": self.settings, "run": run.document}
             write(self.path / STATE, run.tensors, header, overwrite=True)
             write_text(self.path / SUMMARY, run.progress.history.to_csv())
             if self.log is not None:
@@ -153,6 +159,32 @@ def opened_run(path: Path, *, resume: bool) -> None:
         raise ResourceError("the run's folder cannot be made", where=str(path), why=why) from error
 
 
+def check_there(path: Path, *, resume: bool) -> None:
+    """Refuse to go on with a run whose folder is not there: its path may be mistyped, and a new run would take hours.
+
+    All ranks may ask: none makes the folder of a run that is to be gone on with.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    if resume and not path.exists():
+        raise UsageError(
+            "there is no run to go on with",
+            where=str(path),
+            why="there is no such folder",
+            remedy="mind the name, or leave out --resume to begin a run",
+        )
+
+
+def check_weights_elsewhere(path: Path, *inputs: Path | None) -> None:
+    """Refuse to train a checkpoint that lies where the run is to keep its own files.
+
+    Raises:
+        UsageError: It does.
+    """
+    check_originals((path / name for name in (BEST, LAST, STATE, SETTINGS, SUMMARY, PLOT)), inputs)
+
+
 def rate_of(path: Path) -> float | None:
     """The learning rate of the run that a folder holds; None where none has begun."""
     if not (path / STATE).is_file():
@@ -166,7 +198,7 @@ def as_state(path: Path, header: Mapping[str, Any] | None) -> Mapping[str, Any]:
     Raises:
         InputRejectedError: It is none.
     """
-    if header is None or header.get("stage") != "state of a run":
+    if header is None or header.get("stage") != STATE_STAGE:
         raise InputRejectedError("this is no state of a run", where=str(path))
     return header
 

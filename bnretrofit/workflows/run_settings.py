@@ -13,8 +13,8 @@ from bnretrofit.workflows.run_folder import SETTINGS, differing, write_text
 
 __all__ = ["check_settings", "settings_written"]
 
-FREE = frozenset({"workers", "save-steps", "device", "tensorboard"})
-"""Options that change nothing of what comes out."""
+FREE = frozenset({"workers", "save-steps", "device", "tensorboard", "trust-code"})
+"""Options that change nothing of what comes out. Runs of earlier versions hold the permission to run code, too."""
 
 
 @contextmanager

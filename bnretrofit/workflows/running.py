@@ -7,8 +7,10 @@ from pathlib import Path
 
 from bnretrofit.batches import checked_device
 from bnretrofit.checkpoints import read, read_header
+from bnretrofit.checkpoints.places import FOLDED, RETROFITTED, TRAINING
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.image_files import ImageFiles, find_images
+from bnretrofit.originals import check_originals
 from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import Evaluation, classes_of, evaluate
@@ -24,7 +26,7 @@ from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.rehearsing import rehearse
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import BEST, check_apart, opened_run
+from bnretrofit.workflows.run_folder import BEST, check_apart, check_there, check_weights_elsewhere, opened_run
 from bnretrofit.workflows.run_settings import check_settings, settings_written
 from bnretrofit.workflows.training_choices import DataChoice, RunChoice
 from bnretrofit.zoo import parse_model
@@ -33,8 +35,6 @@ __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 
 IMAGES = 1000
 """So many training images are calibrated on."""
-
-RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,9 @@ def run_checkpoint(
     if process_rank()[1] > 1:
         raise UsageError("run works in one process", remedy="retrofit first, then launch finetune on several")
     check_apart(run.folder, data.root, data.val)
+    check_there(run.folder, resume=run.resume)
+    check_originals((run.folder / RETROFITTED, run.folder / FOLDED), (path, model.read_from))
+    check_weights_elsewhere(run.folder / TRAINING, path, model.read_from)
     opened_run(run.folder, resume=run.resume)
     check_settings(run.folder, run.options or {})
     shares = _shares(data)

@@ -8,9 +8,10 @@ from bnretrofit.errors import InputRejectedError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.sites import Plan
 
-__all__ = ["HEADER_SCHEMA", "Changes", "Written", "what_is_written"]
+__all__ = ["HEADER_SCHEMA", "STATE_STAGE", "Changes", "Written", "what_is_written"]
 
 HEADER_SCHEMA = 1
+STATE_STAGE = "state of a run"
 STAGES = ("retrofitted", "finetuned", "folded")
 
 
@@ -50,11 +51,18 @@ def what_is_written(checkpoint: Checkpoint) -> Written | None:
     """Read a checkpoint's header; None if it has none.
 
     Raises:
-        InputRejectedError: The header is damaged, or of a version that this one does not read.
+        InputRejectedError: The header is damaged, or of a version that this one does not read; or it is a run's state.
     """
     header = checkpoint.header
     if header is None:
         return None
+    if header.get("stage") == STATE_STAGE:
+        raise InputRejectedError(
+            "the file is the state of a run, not a checkpoint",
+            where=str(checkpoint.path),
+            why="it holds what --resume goes on from",
+            remedy=f"pass best.safetensors, which lies beside it, or the folder {checkpoint.path.parent}",
+        )
     try:
         if header["schema_version"] != HEADER_SCHEMA:
             raise ValueError(f"schema version {header['schema_version']!r}, where this version reads {HEADER_SCHEMA}")

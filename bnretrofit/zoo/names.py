@@ -6,7 +6,7 @@ from pathlib import Path
 from bnretrofit.choices import nearest
 from bnretrofit.errors import UsageError
 
-__all__ = ["ModelName", "imagenet_classes", "names_in", "parse_model"]
+__all__ = ["ModelName", "imagenet_classes", "names_in", "parse_model", "place_in"]
 
 LIBRARIES = ("torchvision", "timm", "hf-hub", "local-dir", "bnretrofit")
 BUNDLED = ("digits_vgg11", "cifar10_vgg16")
@@ -61,6 +61,14 @@ def parse_model(text: str) -> ModelName:
             return ModelName(library, text, note=f"'{text}' was taken as {library}:{text}{other}")
     names = [f"{library}:{name}" for library in ("torchvision", "timm") for name in names_in(library)]
     raise UsageError(f"no model is called '{text}'", remedy=_nearest_model(text, names))
+
+
+def place_in(text: str) -> Path | None:
+    """The file or folder that a model's name is of: `file.py` of a factory, DIR of `local-dir:DIR`; None for others."""
+    prefix, _, rest = text.partition(":")
+    if not rest:
+        return None
+    return Path(prefix) if prefix.endswith(".py") else Path(rest) if prefix == "local-dir" else None
 
 
 def imagenet_classes() -> dict[str, int]:

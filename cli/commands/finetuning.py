@@ -1,6 +1,7 @@
 """`bnretrofit finetune`."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,13 @@ def command(
     for line in scale_lines(results.best):
         show(line)
     show(f"wrote          {output / 'best.safetensors'}, last.safetensors, summary.csv, plot.png")
-    show(f"to fold it     bnretrofit fold {output} -o FOLDED.safetensors")
+    show(f"to fold it     {_how_to_fold(output, done.model)}")
+
+
+def _how_to_fold(run: Path, model: str) -> str:
+    """The command as a shell takes it; what opens a factory's network runs the factory's file again."""
+    trust = ["--trust-code"] if model.partition(":")[0].endswith(".py") else []
+    return shlex.join(["bnretrofit", "fold", str(run), *trust, "-o", "FOLDED.safetensors"])
 
 
 def rows_of(results: Any) -> list[tuple[str, ...]]:

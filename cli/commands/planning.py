@@ -63,10 +63,12 @@ def command(target: str, *, as_json: bool, **given: Any) -> None:
     is_file = path.is_file() or path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and "/" in target)
     picture: Path | None = given["graph"]
     with results_only():
+        model = model_choice(given, given["model"] if is_file else target)
         if picture is not None:
-            check_picture(picture, overwrite=given["overwrite"])
+            read = (path if is_file else None, model.read_from)
+            check_picture(picture, overwrite=given["overwrite"], inputs=read)
         planned = plan_model(
-            model_choice(given, given["model"] if is_file else target),
+            model,
             plan_choice(given),
             checkpoint=path if is_file else None,
             img_size=given["img_size"],

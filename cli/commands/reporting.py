@@ -44,8 +44,9 @@ def command(
     if output.suffix not in (".html", ".htm"):
         raise click.UsageError(f"The page is HTML: name it {output.stem or 'page'}.html.")
     with results_only():
-        check_place(output, overwrite=overwrite)
-        page = report_page(target, model_choice(given), image_choice(given), ReportChoice(against, device))
+        model = model_choice(given)
+        check_place(output, overwrite=overwrite, inputs=(target, against, model.read_from))
+        page = report_page(target, model, image_choice(given), ReportChoice(against, device))
         write_page(page, output, overwrite=overwrite)
     for text in page.notes:
         note(text)

@@ -116,9 +116,10 @@ def command(
     if certificate is not None:
         return _hold(certificate, a, b, models, given, device, as_json=as_json)
     with results_only():
+        read = (a, b, inputs, *(model.read_from for model in models))
         if certify is not None:
-            check_place(certify, overwrite=overwrite)
-        kept = None if save_inputs is None else Kept(save_inputs, overwrite=overwrite)
+            check_place(certify, overwrite=overwrite, inputs=read)
+        kept = None if save_inputs is None else Kept(save_inputs, overwrite=overwrite, inputs=read)
         checks = _checks(given, None if kept is None else kept.worst)
         done = verify_checkpoints(a, b, models, image_choice(given), checks, replayed=inputs, device=device)
         written = kept is not None and kept.write()

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,6 +104,60 @@ def test_a_run_is_gone_on_with_the_same_settings_only(bn: Path, labelled: Path, 
     assert (other.code, "config.lr was 0.05 and is 0.1" in other.err) == (2, True)
 
 
+def test_what_is_not_there_is_not_gone_on_with(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    whole = ("run", plain, "-m", factory("plain"), "--trust-code", "-d", labelled / "train", "--epochs", 0)
+    for done in (
+        finetune(bn, labelled, tmp_path / "rum", "--resume"),
+        run(*whole, "-o", tmp_path / "rum", "--resume"),
+    ):
+        assert (done.code, "leave out --resume" in done.error, str(tmp_path / "rum") in done.error) == (2, True, True)
+        assert not (tmp_path / "rum").exists()
+    # As a run leaves it that was killed before it had kept anything.
+    (tmp_path / "begun").mkdir()
+    assert finetune(bn, labelled, tmp_path / "begun", "--resume", "--epochs", 0).code == 0
+    (tmp_path / "whole").mkdir()
+    assert run(*whole, "-o", tmp_path / "whole", "--resume").code == 0
+
+
+def test_a_run_s_state_is_no_checkpoint(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "run", "--epochs", 0).code == 0
+    done = run("fold", tmp_path / "run" / "state.safetensors", "--trust-code", "-o", tmp_path / "new.safetensors")
+    assert (done.code, "is the state of a run, not a checkpoint" in done.error) == (4, True)
+    assert "best.safetensors" in done.error
+
+
+def test_how_to_fold_it_is_told_as_a_shell_takes_it(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    done = finetune(bn, labelled, tmp_path / "my run", "--epochs", 0)
+    (line,) = [line for line in done.out.splitlines() if line.startswith("to fold it")]
+    _, *arguments = shlex.split(line.removeprefix("to fold it"))
+    assert arguments == ["fold", str(tmp_path / "my run"), "--trust-code", "-o", "FOLDED.safetensors"]
+    assert run(*arguments[:-1], tmp_path / "folded.safetensors").code == 0
+
+
+def test_images_that_fill_no_step_are_told_once(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    def told(*more: object) -> list[str]:
+        done = finetune(bn, labelled, tmp_path / str(len(more)), "--epochs", 2, *more)
+        assert done.code == 0, done.err
+        return [note for note in done.notes if "left out" in note]
+
+    assert told() == []
+    (note,) = told("-b", 7)
+    assert note == "the last 3 of the 24 images of each epoch are left out: they do not fill a step of 7"
+    (note,) = told("-b", 7, "--grad-accum-steps", 2)
+    assert note == "the last 10 of the 24 images of each epoch are left out: they do not fill a step of 14"
+
+
+def test_more_batches_to_a_step_than_images_are_enough_for_are_refused(
+    bn: Path, labelled: Path, tmp_path: Path
+) -> None:
+    for more in (("--bn-stats", "batch"), ("--bn-stats", "frozen")):
+        done = finetune(bn, labelled, tmp_path / "run", "--grad-accum-steps", 30, *more)
+        assert done.code == 2
+        assert "a step takes 30 batches of up to 8, and there are 24 images" in done.error
+        assert "Lower --grad-accum-steps" in done.error
+
+
 def test_ctrl_c_says_how_to_go_on(bn: Path, labelled: Path, tmp_path: Path) -> None:
     data = ("-d", labelled / "train", "--val", labelled / "val", "-o", tmp_path / "run")
     command = [sys.executable, "-m", "cli", "finetune", bn, "--trust-code", *data, *EPOCHS, "--epochs", 10000]
@@ -131,7 +186,9 @@ def test_a_file_gives_options_and_flags_win(bn: Path, labelled: Path, tmp_path: 
     given = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
     assert (given["lr"], given["epochs"], given["batch-size"]) == (0.05, 1, 8)
     # What a run has written is such a file.
-    again = run("finetune", bn, "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again", "--json")
+    assert "trust-code" not in given
+    written = ("--config", tmp_path / "run" / "args.yaml")
+    again = run("finetune", bn, "--trust-code", *written, "-o", tmp_path / "again", "--json")
     assert again.document["history"] == done.document["history"]
     config.write_text("no-such-option: 3\n")
     refused = run("finetune", bn, "-d", labelled / "train", "--config", config, "-o", tmp_path / "no")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands.running import Place, factory, header_of, run, tensors_of
+from tests.commands.running import Place, run, tensors_of
 
 
 @pytest.fixture
@@ -141,11 +141,3 @@ def test_outputs_honour_the_umask(place: Place, name: str, umask: int) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((place.out / name).stat().st_mode) == 0o666 & ~umask
-
-
-def test_a_checkpoint_can_be_replaced_by_its_own_output(place: Place) -> None:
-    model = ("-m", factory("plain"), "--trust-code", "-d", place.images)
-    assert run("retrofit", place.plain, *model, "-o", place.out / "bn.safetensors").code == 0
-    folded = place.out / "bn.safetensors"
-    assert run("fold", folded, "--trust-code", "-o", folded, "--overwrite").code == 0
-    assert (header_of(folded)["stage"], place.outputs()) == ("folded", ["bn.safetensors"])

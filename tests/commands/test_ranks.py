@@ -101,3 +101,10 @@ def test_ranks_with_batches_of_several_sizes_and_a_layer_without_use_end_togethe
     assert done.returncode == 0, done.stderr
     assert "norms use the statistics of each batch" in done.stderr
     assert "2 parameters learn nothing" in done.stderr
+
+
+def test_all_ranks_refuse_to_go_on_with_what_is_not_there(tmp_path: Path) -> None:
+    done = on_two_ranks("finetune", tmp_path / "bn.safetensors", "-d", tmp_path, "-o", tmp_path / "rum", "--resume")
+    assert done.returncode != 0
+    assert 1 <= done.stderr.count("there is no run to go on with") <= 2
+    assert not (tmp_path / "rum").exists()

@@ -18,6 +18,8 @@ from tests.commands.running import MODEL, Place, factory, run
         (("--std", "0"), "--std must be positive"),
         (("--std", "nan"), "--std"),
         (("--crop-pct", "1.5"), "--crop-pct must be"),
+        (("--crop-pct", "0.9"), "--crop-pct needs --img-size"),
+        (("--interpolation", "box"), "--interpolation needs --img-size"),
         (("--img-size", "0"), "--img-size"),
         (("--interpolation", "guessing"), "--interpolation"),
         (("--layers", "foo"), "unknown layer family 'foo'. Choose from conv, dense"),
@@ -144,3 +146,5 @@ def test_a_failure_asked_for_as_json_is_one_document(place: Place) -> None:
         assert (done.code, said["exit_code"]) == (code, code), done
         assert (said["schema_version"], said["command"], said["status"]) == (1, command[0], "error")
         assert said["error"].keys() == {"kind", "message"}
+        # Of one name, whether the command line or the library has found it.
+        assert said["error"]["kind"] == {2: "UsageError", 4: "InputRejectedError"}[code]

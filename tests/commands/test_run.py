@@ -21,6 +21,11 @@ def test_one_command_does_all_of_it_and_goes_on_after_each_step(labelled: Path, 
     assert done.document["report"]["passed"]
     assert done.document["done_before"] == []
     first = folded.read_bytes()
+    # What the folder holds is told, and nothing of it chosen.
+    refused = run("fold", tmp_path / "run", "--trust-code", "-o", tmp_path / "new.safetensors")
+    assert refused.code == 4
+    for name in ("retrofitted.safetensors", "training/best.safetensors", "folded.safetensors"):
+        assert str(tmp_path / "run" / name) in refused.error
     folded.unlink()
     again = run(*whole, "--json", "--resume")
     assert again.code == 0, again.err
@@ -60,9 +65,21 @@ def test_run_goes_on_with_the_same_checkpoint_and_options_only(labelled: Path, t
     assert (changed.code, "weight-decay was None and is 0.1" in changed.err) == (2, True)
     assert (tmp_path / "run" / "args.yaml").read_bytes() == args
     # What it has written is what --config takes, with options that may be repeated in it.
-    again = run("run", "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again")
+    again = run("run", "--trust-code", "--config", tmp_path / "run" / "args.yaml", "-o", tmp_path / "again")
     assert again.code == 0, again.err
     assert list(header_of(tmp_path / "again" / "retrofitted.safetensors")["plan"]["sites"][0]["name"]) == ["2"]
+
+
+def test_a_run_of_before_that_kept_the_permission_to_run_code_is_gone_on_with(labelled: Path, tmp_path: Path) -> None:
+    plain = save_state(tmp_path / "plain.pth", factories.plain())
+    data = ("-d", labelled / "train", "-o", tmp_path / "run", "--epochs", 0)
+    whole = ("run", plain, "-m", factory("plain"), "--trust-code", *data)
+    assert run(*whole).code == 0
+    settings = tmp_path / "run" / "args.yaml"
+    assert "trust-code" not in settings.read_text()
+    settings.write_text(f"{settings.read_text()}trust-code: true\n")
+    again = run(*whole, "--resume")
+    assert again.code == 0, again.err
 
 
 def test_run_goes_on_after_it_was_killed_before_the_first_state(labelled: Path, tmp_path: Path) -> None:

@@ -126,5 +126,10 @@ def test_accuracy_is_counted_in_class_folders_only(place: Place) -> None:
     assert shares[0] == shares[1]
     assert shares[0] * 6 == pytest.approx(round(shares[0] * 6))
     draw_images(place.folder / "classes" / "owl", count=2)
-    assert run(*command, "-d", place.folder / "classes").document["accuracy"] is None
-    assert run(*command, "-d", place.images).document["accuracy"] is None
+    other = run(*command, "-d", place.folder / "classes").document
+    assert other["accuracy"] is None
+    assert other["notes"] == ["accuracy is not told: the images have 4 classes, not the models' 3"]
+    allowing = run(*command, "-d", place.folder / "classes", "--max-bad-images", 1).document
+    assert allowing["notes"] == ["accuracy is not told where images may be left out (--max-bad-images)"]
+    without = run(*command, "-d", place.images).document
+    assert (without["accuracy"], without["notes"]) == (None, [])

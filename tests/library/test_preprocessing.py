@@ -53,6 +53,15 @@ def test_a_grey_model_takes_one_value() -> None:
         grey.overridden(mean=(0.1, 0.1, 0.1))
 
 
+@pytest.mark.parametrize(("option", "value"), [("crop_pct", 0.9), ("interpolation", "bicubic")])
+def test_what_is_of_a_resize_is_refused_where_nothing_is_resized(option: str, value: Any) -> None:
+    name = f"--{option.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"{name} needs --img-size"):
+        Preprocessing((3, None, None)).overridden(**{option: value})
+    changed = Preprocessing((3, None, None)).overridden(img_size=8, **{option: value})
+    assert getattr(changed, option) == value
+
+
 @pytest.mark.parametrize(
     "document", [None, [], "text", {}, {"input_size": None}, {"unknown": 1}, {**GIVEN.to_json(), "mean": None}]
 )

@@ -198,6 +198,12 @@ def test_a_batch_of_one_image_is_refused(source: TrainingSource) -> None:
         open_training(replace(source, batch_size=1)).train(0)
 
 
+def test_a_stream_that_is_too_short_for_a_step_is_told_from_one_of_unknown_length(source: TrainingSource) -> None:
+    opened = open_training(source)
+    # Ten batches of four.
+    assert [opened.batches_per_epoch(1, accumulate) for accumulate in (3, 10, 11)] == [3, 1, 0]
+
+
 def test_a_stream_has_no_share_to_set_aside(source: TrainingSource) -> None:
     with pytest.raises(UsageError, match="no share of a stream can be set aside"):
         open_training(replace(source, val=None, val_split=0.1))
