@@ -19,7 +19,8 @@ def followed(decay: float, steps: int, *, warmup: bool) -> float:
     nn.init.ones_(model.weight)
     for step in range(steps):
         update_average(average, model, step + 2, 0)
-    return average.module.weight.item()
+    come: float = average.module.weight.item()
+    return come
 
 
 def test_the_decay_is_that_which_was_asked_for() -> None:

@@ -165,8 +165,7 @@ class Shared(nn.Module):
 
 def test_shared_weights_are_averaged_once_and_follow_like_all_others() -> None:
     model = Shared()
-    average = average_of(model, 0.9)
-    average.use_warmup = False
+    average = average_of(model, 0.9, warmup=False)
     before = {name: each.clone() for name, each in average.module.state_dict().items()}
     with torch.no_grad():
         for parameter in model.parameters():
