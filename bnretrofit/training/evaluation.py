@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from bnretrofit.batches import device_of
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.admitted_batches import admitted, check_labels
 from bnretrofit.training.logits import logits_on
+from bnretrofit.training.protocols import TrainingSet
 
-__all__ = ["Evaluation", "classes_of", "evaluate"]
+__all__ = ["Evaluation", "classes_of", "evaluate", "evaluate_on_ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,25 @@ def evaluate(
             remedy="check the files and the preprocessing",
         )
     return Evaluation(loss_sum / count, hit / count, int(count))
+
+
+def evaluate_on_ranks(model: nn.Module, data: TrainingSet, accelerator: Any) -> Evaluation | None:
+    """`evaluate` on all validation images, of which each rank takes its share; None without any.
+
+    Args:
+        model: The same on all ranks.
+        data: Whose validation images.
+        accelerator: Accelerate's view of this process.
+    """
+    batches = data.validation(accelerator.process_index, accelerator.num_processes)
+    if batches is None:
+        return None
+
+    def total(sums: Tensor) -> Tensor:
+        reduced: Tensor = accelerator.reduce(sums, reduction="sum")
+        return reduced
+
+    return evaluate(model, batches, total, quiet=not accelerator.is_main_process)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
 from bnretrofit.training.devices import share_buffers
-from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.evaluation import evaluate_on_ranks
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.measuring import measured, training_images
 from bnretrofit.training.protocols import Keeper, TrainingSet
@@ -77,7 +77,6 @@ class _Judge:
 
     def __init__(self, model: nn.Module, data: TrainingSet, accelerator: Any, *, lags: bool) -> None:
         self._model, self._data, self._accelerator, self._lags = model, data, accelerator, lags
-        self._quiet = not accelerator.is_main_process
         self._images: list[Tensor] = []
 
     def result(self, epoch: Epoch, *, already: bool = False) -> Result:
@@ -90,19 +89,10 @@ class _Judge:
         ratios: tuple[float, float] | None = None
         if self._lags and not already and epoch.step:
             self._images = self._images or training_images(self._data)
-            found = measured(self._model, self._images, quiet=self._quiet)
+            found = measured(self._model, self._images, quiet=not self._accelerator.is_main_process)
             self._model.load_state_dict(found.model.state_dict())
             share_buffers(self._accelerator, self._model)
             ratios = found.ratios
         norms = running_norms(self._model)
-        return Result(epoch, self._evaluation(), scales_of(norms) if norms else None, ratios)
-
-    def _evaluation(self) -> Evaluation | None:
-        batches = self._data.validation(self._accelerator.process_index, self._accelerator.num_processes)
-        if batches is None:
-            return None
-        return evaluate(self._model, batches, self._total, quiet=self._quiet)
-
-    def _total(self, sums: Tensor) -> Tensor:
-        total: Tensor = self._accelerator.reduce(sums, reduction="sum")
-        return total
+        judged = evaluate_on_ranks(self._model, self._data, self._accelerator)
+        return Result(epoch, judged, scales_of(norms) if norms else None, ratios)

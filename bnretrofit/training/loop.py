@@ -18,7 +18,7 @@ from bnretrofit.training.best_weights import best_weights
 from bnretrofit.training.budget import check_patience, steps_in_all
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel, share_buffers
-from bnretrofit.training.evaluation import Evaluation, evaluate
+from bnretrofit.training.evaluation import evaluate_on_ranks
 from bnretrofit.training.finite import check_finite, check_weights
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.preparation import Prepared
@@ -167,7 +167,7 @@ class Loop:
         self._check_loss(0.0 if train_loss is None else train_loss)
         self._check_weights()
         self._share_foreign()
-        found = self._evaluated()
+        found = evaluate_on_ranks(self.judged, self._data, self._accelerator)
         if found is not None:
             self._check(found.loss, "validation loss")
         norms = running_norms(self.judged)
@@ -200,16 +200,6 @@ class Loop:
             share_buffers(self._accelerator, self._model)
             if self.judged is not self._model:
                 share_buffers(self._accelerator, self.judged)
-
-    def _evaluated(self) -> Evaluation | None:
-        batches = self._data.validation(self._rank, self._ranks)
-        if batches is None:
-            return None
-        return evaluate(self.judged, batches, self._total, quiet=self._quiet)
-
-    def _total(self, sums: Tensor) -> Tensor:
-        total: Tensor = self._accelerator.reduce(sums, reduction="sum")
-        return total
 
     def _save(self, loss_sum: Tensor | None) -> None:
         if loss_sum is not None:
