@@ -5,7 +5,25 @@ from bnretrofit.training.admitted_settings import check_warmup
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.protocols import TrainingSet
 
-__all__ = ["check_patience", "check_step", "steps_in_all"]
+__all__ = ["check_budget", "check_patience", "check_step", "steps_in_all"]
+
+
+def check_budget(config: TrainingConfig, data: TrainingSet, rank: int, ranks: int) -> None:
+    """Refuse a run whose length does not fit its images, before anything is made of it.
+
+    Args:
+        config: How it is trained.
+        data: What it learns from.
+        rank: Which process this is.
+        ranks: Of how many.
+
+    Raises:
+        UsageError: It waits for an accuracy that nobody measures, or it is shorter than its warm-up.
+        InputRejectedError: An epoch has no step, or nobody knows how many.
+    """
+    check_patience(config, data, rank, ranks)
+    check_step(config, data, ranks)
+    steps_in_all(config, data.batches_per_epoch(ranks, config.grad_accum_steps))
 
 
 def steps_in_all(config: TrainingConfig, per_epoch: int | None) -> int:

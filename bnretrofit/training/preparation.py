@@ -20,6 +20,7 @@ from bnretrofit.training.norm_mode import momentum_set, momentum_spread, resolve
 from bnretrofit.training.parameters import Trained, trained_alone, trained_parameters
 from bnretrofit.training.protocols import TrainingSet
 from bnretrofit.training.reaching import unreached
+from bnretrofit.training.targets import check_mixing
 from bnretrofit.trials.drift import drift_of
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -77,7 +78,8 @@ def prepared(
     ranks = accelerator.num_processes if accelerator.device.type == "cuda" else 1
     # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
     sizes = [int(size) for size in gathered(accelerator, torch.tensor(len(images), device=images.device))]
-    batch = _batch_statistics(config, min(sizes), max(sizes) * ranks, bool(norms or foreign))
+    check_mixing(config, min(sizes))
+    batch = _batch_statistics(config, min(sizes), max(sizes) * ranks, norms=bool(norms or foreign))
     if norms or foreign:
         drift = drift_of(model, images)
         how = "the statistics of each batch" if batch else "their running statistics"
@@ -113,7 +115,7 @@ def prepared(
         yield Prepared(trained, average, classes, batch, all_reached=not skipped)
 
 
-def _batch_statistics(config: TrainingConfig, least: int, together: int, norms: bool) -> bool:  # noqa: FBT001
+def _batch_statistics(config: TrainingConfig, least: int, together: int, *, norms: bool) -> bool:
     """Whether norms use batch statistics.
 
     Args:

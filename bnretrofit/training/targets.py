@@ -9,7 +9,7 @@ from bnretrofit.errors import InputRejectedError
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training_data.seeding import preserved, seed
 
-__all__ = ["Mixing", "loss_of"]
+__all__ = ["Mixing", "check_mixing", "loss_of"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,6 +24,21 @@ def loss_of(config: TrainingConfig) -> Loss:
     return LabelSmoothingCrossEntropy(config.label_smoothing) if config.label_smoothing else nn.CrossEntropyLoss()
 
 
+def check_mixing(config: TrainingConfig, images: int) -> None:
+    """Refuse to mix a batch in which there is no pair of images.
+
+    Args:
+        config: The run's settings.
+        images: Of the batch.
+
+    Raises:
+        InputRejectedError: It is to be mixed.
+    """
+    if (config.mixup or config.cutmix) and images < 2:
+        remedy = "take a larger --batch-size, or neither mixup nor cutmix"
+        raise InputRejectedError("a batch of one image cannot be mixed", remedy=remedy)
+
+
 class Mixing:
     """Mixup and cutmix, timm's; the same for the same seed and step.
 
@@ -35,7 +50,7 @@ class Mixing:
     def __init__(self, config: TrainingConfig, classes: int) -> None:
         from timm.data import Mixup
 
-        self._seed = config.seed
+        self._seed, self._config = config.seed, config
         self._mix: Any = None
         if config.mixup or config.cutmix:
             self._mix = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
@@ -53,10 +68,8 @@ class Mixing:
             kind = str(images.dtype).removeprefix("torch.")
             remedy = "convert them to float, or take neither mixup nor cutmix"
             raise InputRejectedError(f"images of {kind} cannot be mixed", remedy=remedy)
+        check_mixing(self._config, len(images))
         even = len(images) // 2 * 2
-        if not even:
-            remedy = "take a larger --batch-size, or neither mixup nor cutmix"
-            raise InputRejectedError("a batch of one image cannot be mixed", remedy=remedy)
         # timm draws from numpy's global generator, and mixes in place.
         with preserved():
             seed(self._seed, "mixing", *place)
