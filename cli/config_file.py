@@ -122,7 +122,10 @@ def _shown(name: str) -> str:
 
 
 def _found_anywhere(model: str) -> str:
-    """A model's name, by which a factory's file is found from another folder too."""
+    """A model's name, by which its file or folder is found from another folder too."""
+    kind, _, folder = model.partition(":")
+    if kind == "local-dir":
+        return f"{kind}:{Path(folder).resolve()}"
     file, colon, factory = model.rpartition(":")
     return f"{Path(file).resolve()}{colon}{factory}" if file.endswith(".py") and Path(file).is_file() else model
 

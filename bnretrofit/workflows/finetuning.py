@@ -8,7 +8,7 @@ from typing import Any
 from bnretrofit.errors import UsageError
 from bnretrofit.preprocessing import Preprocessing
 from bnretrofit.training import TrainingConfig, finetune_on
-from bnretrofit.training.budget import check_patience, check_step, steps_in_all
+from bnretrofit.training.budget import check_budget
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
@@ -23,6 +23,7 @@ from bnretrofit.workflows.run_folder import (
     check_apart,
     check_there,
     check_weights_elsewhere,
+    model_of,
     opened_run,
     rate_of,
 )
@@ -94,19 +95,18 @@ def finetune_checkpoint(
         if process_rank()[0] == 0:
             opened_run(run.folder, resume=run.resume)
         # Refused now, not after a rate was searched for.
-        check_patience(config, samples, *process_rank())
-        check_step(config, samples, process_rank()[1])
-        steps_in_all(config, samples.batches_per_epoch(process_rank()[1], config.grad_accum_steps))
+        check_budget(config, samples, *process_rank())
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
         config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
         if found is not None:
             notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
+        named = model_of(run.folder, str(opened.name))
         keeper = RunFolder(
             run.folder,
             training_settings(opened, config, source, ready.record, rate_found=run.find_rate, ranks=process_rank()[1]),
-            training_describer(opened, config, source.preprocessing, ready.record),
+            training_describer(opened, named, config, source.preprocessing, ready.record),
             run.save_steps,
             writes=process_rank()[0] == 0,
             log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and process_rank()[0] == 0 else None,

@@ -204,20 +204,27 @@ def _pretrained(choice: ModelChoice) -> Opened:
 
 def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) -> Opened:
     notes = list(checkpoint.notes)
-    name = parse_model(written.model)
     asked = None if choice.name is None else parse_model(choice.name)
-    if asked is not None and str(asked) != written.model:
-        if name.library == asked.library == "file":
-            # What --trust-code trusts is the file the user names; the header's path may be gone, or somebody else's.
-            name = asked
+    if asked is not None and _is_of_one_kind(str(asked), written.model):
+        # What --trust-code trusts is the file the user names; the header's path may be gone, or somebody else's.
+        name = asked
+        if str(asked) != written.model:
             notes.append(f"the file says it is {written.model}; it was opened as {asked}")
-        else:
+    else:
+        name = parse_model(written.model)
+        if asked is not None and str(asked) != written.model:
             notes.append(f"the file says it is {written.model}; -m {choice.name} was not used")
     if choice.submodule and choice.submodule != written.submodule:
         meant = f"'{written.submodule}'" if written.submodule else "all of it"
         notes.append(f"the file was made of {meant}; --submodule {choice.submodule} was not used")
     choice = replace(choice, num_classes=written.num_classes, submodule=written.submodule)
     return replace(_loaded(name, checkpoint, choice, tuple(notes), written), preprocessing=written.preprocessing)
+
+
+def _is_of_one_kind(name: str, other: str) -> bool:
+    """Whether two names are both of a Python file, or both of a folder of timm's."""
+    folders = [each.startswith("local-dir:") for each in (name, other)]
+    return None not in (place_in(name), place_in(other)) and folders[0] == folders[1]
 
 
 def _loaded(

@@ -16,6 +16,7 @@ from bnretrofit.publishing import write
 from bnretrofit.training import Epoch
 from bnretrofit.training.protocols import Weights
 from bnretrofit.training.saving import SavedRun
+from bnretrofit.workflows.run_identity import known_again, model_known_as
 from bnretrofit.workflows.tensorboard import TensorBoardLog
 from bnretrofit.workflows.written import STATE_STAGE
 from bnretrofit.workplaces import Workplace
@@ -32,6 +33,7 @@ __all__ = [
     "check_there",
     "check_weights_elsewhere",
     "differing",
+    "model_of",
     "opened_run",
     "rate_of",
     "write_text",
@@ -94,7 +96,7 @@ class RunFolder:
             return None
         found = read(path)
         header = as_state(path, found.header)
-        changed = differing(header["settings"], self.settings)
+        changed = differing(known_again(header["settings"]), known_again(self.settings))
         if changed:
             raise UsageError(
                 "the run was begun with other settings",
@@ -183,6 +185,19 @@ def check_weights_elsewhere(path: Path, *inputs: Path | None) -> None:
         UsageError: It does.
     """
     check_originals((path / name for name in (BEST, LAST, STATE, SETTINGS, SUMMARY, PLOT)), inputs)
+
+
+def model_of(path: Path, name: str) -> str:
+    """The model's name in the files that a run keeps: as it was begun with, from whichever folder it is gone on with.
+
+    Args:
+        path: The run's folder.
+        name: The model's name by now.
+    """
+    header = (read_header(path / BEST) if (path / BEST).is_file() else None) or {}
+    before = header.get("model")
+    same = isinstance(before, str) and model_known_as(before) == model_known_as(name)
+    return before if isinstance(before, str) and same else name
 
 
 def rate_of(path: Path) -> float | None:

@@ -26,10 +26,10 @@ from bnretrofit.workflows.own_heads import with_own_head
 from bnretrofit.workflows.planned import PlanChoice
 from bnretrofit.workflows.rehearsing import rehearse
 from bnretrofit.workflows.retrofitting import retrofit_checkpoint
-from bnretrofit.workflows.run_folder import BEST, check_apart, check_there, check_weights_elsewhere, opened_run
+from bnretrofit.workflows.run_folder import BEST, STATE, check_apart, check_there, check_weights_elsewhere, opened_run
 from bnretrofit.workflows.run_settings import check_settings, settings_written
 from bnretrofit.workflows.training_choices import DataChoice, RunChoice
-from bnretrofit.zoo import parse_model
+from bnretrofit.zoo import place_in
 
 __all__ = ["FOLDED", "RETROFITTED", "TRAINING", "Ran", "run_checkpoint"]
 
@@ -106,16 +106,18 @@ def run_checkpoint(
     check_originals((run.folder / RETROFITTED, run.folder / FOLDED), (path, model.read_from))
     check_weights_elsewhere(run.folder / TRAINING, path, model.read_from)
     opened_run(run.folder, resume=run.resume)
-    check_settings(run.folder, run.options or {})
+    begun = (run.folder / TRAINING / STATE).is_file()
+    check_settings(run.folder, run.options or {}, begun=begun)
     shares = _shares(data)
     retrofitted, folded = run.folder / RETROFITTED, run.folder / FOLDED
     done: list[str] = []
-    with settings_written(run.folder, run.options):
+    with settings_written(run.folder, run.options, anew=not begun):
+        if not begun:
+            rehearse(path, model, data, plan, config, run.device)
         if retrofitted.is_file():
             _check_source(retrofitted, path, model)
             done.append("retrofit")
         else:
-            rehearse(path, model, data, plan, config, run.device)
             tell("step 1 of 3: retrofit")
             images = replace(data.images, folder=root, files=shares[0], num_images=IMAGES)
             made = retrofit_checkpoint(
@@ -146,9 +148,9 @@ def run_checkpoint(
 
 
 def _own_files(model: ModelChoice) -> ModelChoice:
-    """What has to be said of a run's own files, which say the rest: where a factory is now, seen from this folder."""
-    factory = model.name is not None and parse_model(model.name).library == "file"
-    return ModelChoice(model.name if factory else None, trust_code=model.trust_code)
+    """What has to be said of a run's own files, which say the rest: where the model's file is, seen from here."""
+    named = model.name if model.name is not None and place_in(model.name) is not None else None
+    return ModelChoice(named, trust_code=model.trust_code)
 
 
 def _shares(data: DataChoice) -> tuple[ImageFiles | None, ImageFiles | None]:
@@ -168,7 +170,7 @@ def _judged(folded: Opened, data: DataChoice, device: str) -> Evaluation | None:
     """Judge a folded model as the run judged the one with norms: on the same images, with the same labels."""
     source = data.source(folded.preprocessing, min_batch=1)
     with closing(open_training(source)) as given:
-        network = folded.model
+        network = folded.model if folded.whole is None else folded.whole
         outputs = classes_of(network, example_for(source.preprocessing, network))
         labels = labels_for(given.classes, outputs)
         batches = (given if labels is None else given.relabelled(labels)).validation()
@@ -217,6 +219,6 @@ def _loaded_strictly(folded: Path, known: ModelChoice) -> str:
             f"the folded file does not load into the stock {opened.name}",
             where=str(folded),
             why=f"{len(names)} tensors differ, such as {', '.join(names[:3])}",
-            remedy="leave out the layers without a bias (--exclude), or use the file with bnretrofit",
+            remedy="use the file with bnretrofit, or begin another run that leaves layers without a bias out",
         )
     return str(opened.name)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from bnretrofit.preprocessing import Preprocessing
@@ -10,7 +9,7 @@ from bnretrofit.training import Epoch, TrainingConfig
 from bnretrofit.training_data import TrainingSource
 from bnretrofit.workflows.header import header_for
 from bnretrofit.workflows.opening import Opened
-from bnretrofit.zoo import ModelName
+from bnretrofit.workflows.run_identity import model_known_as
 
 __all__ = ["training_describer", "training_settings"]
 
@@ -37,7 +36,7 @@ def training_settings(
     checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
     settings = {
         "checkpoint": checkpoint,
-        "model": _known_as(opened.name),
+        "model": model_known_as(str(opened.name)),
         "config": config.to_json(),
         "preprocessing": source.preprocessing.to_json(),
         "batch_size": source.batch_size,
@@ -51,22 +50,24 @@ def training_settings(
     return told
 
 
-def _known_as(name: ModelName) -> str:
-    """A model's name wherever it is worked: a Python file may be named from another folder, or lie in another."""
-    file, _, factory = name.name.rpartition(":")
-    return f"{Path(file).name}:{factory}" if name.library == "file" else str(name)
-
-
 def training_describer(
-    opened: Opened, config: TrainingConfig, preprocessing: Preprocessing, record: dict[str, Any]
+    opened: Opened, named: str, config: TrainingConfig, preprocessing: Preprocessing, record: dict[str, Any]
 ) -> Callable[[str, Epoch, bool], dict[str, Any]]:
-    """Make what gives a file of weights its header, from its name, its epoch, and whether statistics were measured."""
+    """Make what gives a file of weights its header, from its name, its epoch, and whether statistics were measured.
+
+    Args:
+        opened: The checkpoint.
+        named: The model's name, as the run was begun with it.
+        config: How it is trained.
+        preprocessing: Of its images.
+        record: What is recorded of the images.
+    """
 
     def describe(name: str, epoch: Epoch, measured: bool) -> dict[str, Any]:  # noqa: FBT001 - see run_folder.Describe
         header = header_for(
             opened,
             stage="finetuned",
-            model=str(opened.name),
+            model=named,
             preprocessing=preprocessing,
             changes=opened.changes,
             plan=opened.plan,

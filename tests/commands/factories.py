@@ -58,6 +58,38 @@ def half_bias_free(num_classes: int = 3) -> nn.Sequential:
     )
 
 
+def bias_behind(num_classes: int = 3) -> nn.Sequential:
+    """A conv with bias, and behind its activation one without, which pads nothing."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)),
+    )
+
+
+def many_bias_free(num_classes: int = 3) -> nn.Sequential:
+    """Ten convs without bias, and one with."""
+    convs = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU()) for _ in range(10)]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *convs, *head)
+
+
+class InParts(nn.Module):
+    """A body that gives maps, and a head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body(x).mean((2, 3)))
+        return result
+
+
+def in_parts(num_classes: int = 3) -> nn.Module:
+    return InParts(num_classes)
+
+
 def padded_twice(num_classes: int = 3) -> nn.Sequential:
     """Two convs that pad with zeros: a norm behind the first one's activation cannot be folded into the second."""
     return nn.Sequential(
