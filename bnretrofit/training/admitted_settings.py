@@ -79,8 +79,18 @@ def check_together(config: Any) -> None:
     if config.min_lr > config.lr:
         what = f"min_lr is {config.min_lr:g}, and lr is {config.lr:g}"
         raise UsageError(what, why="the rate falls from lr to min_lr", remedy="take a smaller min_lr")
+    if config.min_lr and config.sched == "constant":
+        what = "min_lr and sched=constant exclude each other"
+        raise UsageError(what, why="the rate does not fall", remedy="leave out min_lr, or take sched=cosine or linear")
+    if config.ema_warmup and config.ema_decay is None:
+        what = "ema_warmup would do nothing without ema_decay"
+        raise UsageError(what, why="no average is kept", remedy="leave out ema_warmup, or give ema_decay")
     if config.steps is not None:
         check_warmup(config, config.steps)
+    _check_momentum(config)
+
+
+def _check_momentum(config: Any) -> None:
     if config.bn_momentum is None:
         return
     remedy = "leave out bn_momentum, or take bn_stats=batch"

@@ -69,6 +69,8 @@ def test_an_average_that_would_never_move_is_refused(decay: float) -> None:
         ({"bn_momentum": 0.1, "bn_stats": "frozen"}, "bn_momentum and bn_stats=frozen exclude each other"),
         ({"bn_momentum": 0.1, "train": "head"}, "bn_momentum and train=head exclude each other"),
         ({"min_lr": 0.2, "lr": 0.1}, "min_lr is 0.2, and lr is 0.1"),
+        ({"min_lr": 0.01, "lr": 0.1, "sched": "constant"}, "min_lr and sched=constant exclude each other"),
+        ({"ema_warmup": True}, "ema_warmup would do nothing without ema_decay"),
         ({"steps": 5, "warmup_steps": 6}, "warmup_steps is 6, and the run has 5 steps"),
     ],
     ids=str,
@@ -80,6 +82,7 @@ def test_settings_that_are_at_odds_are_refused_by_name(given: dict[str, Any], sa
 
 def test_settings_that_just_go_together_are_taken() -> None:
     assert TrainingConfig(min_lr=0.1, lr=0.1, steps=5, warmup_steps=5, ema_decay=0.0, bn_momentum=0.1).steps == 5
+    assert TrainingConfig(min_lr=0.0, sched="constant", ema_warmup=True, ema_decay=0.9).ema_warmup
     assert TrainingConfig(bn_momentum=0.1, train="head", bn_stats="batch").bn_momentum == 0.1
 
 
