@@ -4,6 +4,8 @@ import math
 from numbers import Integral, Real
 from typing import Any, get_args
 
+import numpy as np
+
 from bnretrofit.errors import UsageError
 
 __all__ = ["admitted_setting", "check_together", "check_warmup"]
@@ -36,11 +38,14 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "patience": (1, math.inf),
 }
 
+LARGE = 2**63
+"""Whole numbers of so many bits are held neither by torch nor by a file that is read elsewhere."""
+
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a name"}
 
 
 def admitted_setting(name: str, value: Any, kind: Any) -> Any:
-    """A setting as it is kept: numpy's numbers become Python's, which a run's folder can hold.
+    """A setting as it is kept: what is numpy's becomes Python's, which a run's folder can hold.
 
     Args:
         name: Its name.
@@ -53,7 +58,11 @@ def admitted_setting(name: str, value: Any, kind: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
-    found = _converted(value, kinds[0])
+    try:
+        found = _converted(value, kinds[0])
+    except OverflowError as error:
+        # It would take hundreds of digits to say which.
+        raise UsageError(f"{name} is a number of too many digits", remedy="take one of at most 18") from error
     if found is None:
         raise UsageError(
             f"{name} is {value!r}", why=f"that is a {type(value).__name__}", remedy=f"take {WORDS[kinds[0]]}"
@@ -119,12 +128,21 @@ def check_warmup(config: Any, steps: int) -> None:
 
 
 def _converted(value: Any, kind: type) -> Any:
-    """The value as Python's own, or None. Python takes True for a number; here it is a mistake."""
-    if kind is bool or kind is str:
-        return value if isinstance(value, kind) else None
+    """The value as Python's own, or None. Python takes True for a number; here it is a mistake.
+
+    Raises:
+        OverflowError: It is a number that is too large.
+    """
+    if kind is str:
+        # Not str(value), by which a member of an enum would be its name.
+        return str.__str__(value) if isinstance(value, str) else None
+    if kind is bool:
+        return bool(value) if isinstance(value, (bool, np.bool_)) else None
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         return None
-    return int(value) if isinstance(value, Integral) else float(value)
+    if kind is int and abs(int(value)) >= LARGE:
+        raise OverflowError
+    return kind(value)
 
 
 def _limits(low: float, high: float) -> str:

@@ -1,5 +1,6 @@
 """Settings of fine-tuning that are refused: of another type, out of range, or at odds with others."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,31 @@ def test_numbers_of_numpy_become_python_s() -> None:
     settings = TrainingConfig(epochs=np.int64(3), lr=np.float64(0.25), seed=np.int32(1))  # type: ignore[arg-type]
     assert settings == TrainingConfig(epochs=3, lr=0.25, seed=1)
     assert [type(each) for each in (settings.epochs, settings.lr, settings.seed)] == [int, float, int]
-    assert TrainingConfig(lr=1).lr == 1
+    assert isinstance(TrainingConfig(lr=1).lr, float)
+
+
+def test_names_and_answers_of_numpy_become_python_s() -> None:
+    settings = TrainingConfig(opt=np.str_("adamw"), channels_last=np.True_, ema_warmup=np.False_)  # type: ignore[arg-type]
+    assert settings == TrainingConfig(opt="adamw", channels_last=True)
+    assert [type(each) for each in (settings.opt, settings.channels_last, settings.ema_warmup)] == [str, bool, bool]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr": 10**400},
+        {"lr": Fraction(10**400)},
+        {"epochs": 10**400},
+        {"steps": 10**5000},
+        {"seed": -(10**400)},
+        {"patience": 2**63},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_number_that_nothing_holds_is_refused(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(UsageError, match=f"^{name} is a number of too many digits. Take one of at most 18$"):
+        TrainingConfig(**given)
 
 
 def test_stored_settings_of_another_type_are_damaged() -> None:
