@@ -71,20 +71,8 @@ def test_a_new_head_that_nobody_could_open_is_refused_before_training(tmp_path: 
 
 def test_a_new_head_that_would_not_be_trained_is_refused(plain: Path, tmp_path: Path) -> None:
     folder = draw_classes(tmp_path / "train", classes=5, each=4)
-    asked = (
-        "finetune",
-        *named(plain),
-        "-d",
-        folder,
-        "--num-classes",
-        5,
-        "--train",
-        "bn",
-        "-o",
-        tmp_path / "run",
-        *SHORT,
-    )
-    refused = run(*asked)
+    options = ("--num-classes", 5, "--train", "bn", "-o", tmp_path / "run", *SHORT)
+    refused = run("finetune", *named(plain), "-d", folder, *options)
     assert (refused.code, "--train bn does not train the new last layer of 5 outputs" in refused.error) == (2, True)
     assert "Take --train bn+head" in refused.error
     assert not (tmp_path / "run").exists()
@@ -123,8 +111,8 @@ def test_images_of_a_size_that_the_network_does_not_run_on_are_refused(tmp_path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--warmup-steps", 7), "warmup_steps is 7, and the run has 3 steps"),
-        (("--min-lr", 50), "min_lr is 50, and lr is "),
+        (("--warmup-steps", 7), "error: --warmup-steps is 7, and the run has 3 steps"),
+        (("--min-lr", 50), "error: --min-lr is 50, and --lr is "),
     ],
 )
 def test_settings_are_held_against_what_is_known_later(
@@ -139,9 +127,34 @@ def test_settings_are_held_against_what_is_known_later(
     monkeypatch.setattr(finetuning, "find_rate", found)
     asked = ("finetune", *named(plain), "-d", draw_classes(tmp_path / "train"), "-o", tmp_path / "run", *SHORT)
     refused = run(*asked, "--lr", "auto", *options)
-    assert (refused.code, said in refused.error) == (2, True), refused.err
+    assert (refused.code, said in refused.err) == (2, True), refused.err
     # The number of steps is known before a rate is searched for.
     assert bool(searched) is ("--min-lr" in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model-ema-decay", 1), "--model-ema-decay is 1.0. Take a number of at least 0 and below 1"),
+        (("--smoothing", 2), "--smoothing is 2.0. Take a number of at least 0 and below 1"),
+        (("--model-ema-warmup",), "--model-ema-warmup would do nothing without --model-ema-decay: "),
+        (("--min-lr", 0.001, "--sched", "constant"), "--min-lr and --sched constant exclude each other: "),
+        (("--min-lr", 1), "--min-lr is 1, and --lr is 0.01: the rate falls from --lr to --min-lr. "),
+        (("--bn-momentum", 0.1, "--bn-stats", "frozen"), "--bn-momentum and --bn-stats frozen exclude each other: "),
+        (("--bn-momentum", 0.1), "--bn-momentum would do nothing: the network has no norms"),
+        (
+            ("--bn-momentum", 0.1, "--train", "head"),
+            "--bn-momentum and --train head exclude each other: where the head ",
+        ),
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused_are_told_as_options(
+    plain: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    folder = draw_classes(tmp_path / "train")
+    refused = run("finetune", *named(plain), "-d", folder, "-o", tmp_path / "run", *SHORT, *options)
+    assert (refused.code, refused.error[: len(said)]) == (2, said)
 
 
 def test_the_bundled_network_takes_other_classes(tmp_path: Path) -> None:
