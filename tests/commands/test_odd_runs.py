@@ -1,17 +1,22 @@
 """`bnretrofit finetune` and `run` where something is unusual: images that cannot be read, heads, splits, data sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data.dataset import IterableImageDataset
 from torch import nn
 
 from bnretrofit.training.rate_range import RateRange
+from bnretrofit.training_data import timm_datasets
 from bnretrofit.workflows import finetuning
 from tests.commands import factories
 from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
+from tests.library.test_training_data_streams import Reader
 
 SHORT = ("--epochs", 1, "-b", 8, "--device", "cpu")
 
@@ -189,6 +194,45 @@ def test_a_data_set_of_torchvision_s_is_found_in_its_folder(plain: Path, tmp_pat
     resumed = run("finetune", "--config", tmp_path / "run" / "args.yaml", *named(plain), "-o", tmp_path / "again")
     assert resumed.code == 0, resumed.err
     assert equal(*(tensors_of(tmp_path / name / "best.safetensors") for name in ("run", "again")))
+
+
+class Coloured(Reader):
+    """Its 40 images in colour."""
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for image, label in super().__iter__():
+            yield image.convert("RGB"), label
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_of_a_stream_it_is_not_told_which_images_fill_no_step(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_dataset(_name: str, root: str, split: str, *, input_img_mode: str, **options: Any) -> Any:
+        assert input_img_mode == "RGB"
+        return IterableImageDataset(root, reader=Coloured(split, 40, breaks=False, **options))
+
+    monkeypatch.setitem(timm_datasets.PACKAGES, "wds", "torch")
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", create_dataset)
+    asked = (
+        "-d",
+        "wds/shards",
+        "--steps",
+        2,
+        "-b",
+        4,
+        "--grad-accum-steps",
+        3,
+        "-j",
+        0,
+        "--aug",
+        "none",
+        "--num-classes",
+        2,
+    )
+    done = run("finetune", *named(plain), *asked, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "left out" not in done.err
 
 
 def test_a_batch_of_one_image_is_enough_where_no_statistics_are_taken(plain: Path, tmp_path: Path) -> None:
