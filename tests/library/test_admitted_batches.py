@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.training import finetune
 from bnretrofit.training.admitted_batches import check_labels
 from bnretrofit.training.evaluation import evaluate
@@ -98,6 +98,27 @@ def test_images_that_are_not_finite_are_named_and_not_the_learning_rate(value: f
         finetune(with_norms(), samples(), wrong, config())
     with pytest.raises(InputRejectedError, match="step 3: the images hold values that are NaN"):
         find_rate(with_norms(), LoaderSet(wrong, None), config(), "cpu")
+
+
+class Forgiving(nn.Module):
+    """Takes what is not a number for nought."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.body(images.nan_to_num(0.0, 0.0, 0.0))
+        return result
+
+
+def test_images_that_a_network_bears_are_not_blamed_for_the_learning_rate() -> None:
+    images = IMAGES.clone()
+    images[2, 1, 0, 0] = float("nan")
+    given = [(images, LABELS), *samples()[1:]]
+    assert finetune(Forgiving(), given, None, config(epochs=1)).epochs[-1].step == len(given)
+    with pytest.raises(TrainingDivergedError, match="with a learning rate of "):
+        finetune(Forgiving(), given, None, config(lr=1e30, warmup_steps=0))
 
 
 class Scaling(nn.Module):
