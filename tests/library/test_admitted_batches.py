@@ -11,6 +11,7 @@ from bnretrofit.training import finetune
 from bnretrofit.training.admitted_batches import check_labels
 from bnretrofit.training.evaluation import evaluate
 from bnretrofit.training.loaders import LoaderSet
+from bnretrofit.training.logits import logits_on
 from bnretrofit.training.measuring import training_images
 from bnretrofit.training.rate_range import find_rate
 from tests.library.finetuning_cases import BATCH, CLASSES, config, network, samples, with_norms
@@ -143,13 +144,14 @@ def test_a_network_that_takes_bytes_is_trained_on_them_but_bytes_are_not_mixed()
 class Picky(nn.Module):
     """Raises in training mode alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.body = network()
+        self.error = error or AssertionError()
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
-            raise AssertionError
+            raise self.error
         result: Tensor = self.body(images)
         return result
 
@@ -157,3 +159,26 @@ class Picky(nn.Module):
 def test_a_network_that_raises_in_training_alone_is_an_error_of_ours_too() -> None:
     with pytest.raises(InputRejectedError, match=r"the Picky does not run on float32 images.*: AssertionError"):
         finetune(Picky(), samples(), None, config())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp"),
+        torch.distributed.DistNetworkError("the connection was closed"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_device_or_a_rank_is_the_reason_of_is_not_blamed_on_the_images(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        finetune(Picky(error), samples(), None, config())
+    assert raised.value is error
+
+
+def test_what_ranks_raise_about_their_model_is_not_blamed_on_the_images() -> None:
+    error = RuntimeError("Expected to have finished reduction in the prior iteration before starting a new one.")
+    with pytest.raises(RuntimeError) as raised:
+        logits_on(network(), IMAGES, Picky(error))
+    assert raised.value is error
