@@ -57,9 +57,19 @@ class SplitBatchWarning(UserWarning):
 
 
 class UsageError(RetrofitError):
-    """The request itself is wrong: an unknown name, a pattern that matches nothing."""
+    """The request itself is wrong: an unknown name, a pattern that matches nothing.
+
+    Attributes:
+        settings: The settings of training that it speaks of by their names in Python; others may know them by others.
+    """
 
     exit_code = 2
+    settings: tuple[str, ...] = ()
+
+    def of(self, *settings: str) -> "UsageError":
+        """The same error, which says what settings of training it speaks of."""
+        self.settings = settings
+        return self
 
 
 class VerificationError(RetrofitError):

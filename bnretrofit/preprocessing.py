@@ -49,9 +49,9 @@ class Preprocessing:
                 name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
             }
             made = cls(**fields)
-            sizes = [1 if size is None else size for size in (*made.input_size, *(made.stored_size or (1, 1)))]
-            if len(sizes) != 5 or min(sizes) < 1 or any(size != int(size) for size in sizes):
-                raise ValueError("input_size is out of range")
+            _check_size("input_size", made.input_size, (False, True, True))
+            if made.stored_size is not None:
+                _check_size("stored_size", made.stored_size, (False, False))
             if not all(math.isfinite(value) for value in (*made.mean, *made.std, made.crop_pct)):
                 raise ValueError("a number is not finite")
         except (AttributeError, TypeError, ValueError) as error:
@@ -125,6 +125,25 @@ class Preprocessing:
         )
         colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
         return f"{colour} / 255, {size}, mean {_values(self.mean)}, std {_values(self.std)}"
+
+
+def _check_size(name: str, size: tuple[int | None, ...], may_be_none: tuple[bool, ...]) -> None:
+    """Refuse what is no size.
+
+    Args:
+        name: Of the field.
+        size: What was stored.
+        may_be_none: As many as it has entries: whether one may be left open.
+
+    Raises:
+        ValueError: It is none; this names the field.
+    """
+    if not isinstance(size, tuple) or len(size) != len(may_be_none):
+        raise ValueError(f"{name} is {size!r}, and it has {len(may_be_none)} entries")
+    for each, may in zip(size, may_be_none, strict=True):
+        whole = isinstance(each, int) and not isinstance(each, bool) and each >= 1
+        if not (whole or (each is None and may)):
+            raise ValueError(f"{name} holds {each!r}, which is no whole number from 1 on")
 
 
 def _values(values: tuple[float, ...]) -> str:

@@ -12,6 +12,8 @@ __all__ = ["config_option", "given_options", "instead_of"]
 
 # Who may run a stranger's code is said on the command line alone: a file may be a stranger's, too.
 TRUST = "trust_code"
+CONFIG = f"{__name__}.path"
+"""Under this a command's context knows its file."""
 NOT_OF_A_RUN = ("config", "output", "resume", "as_json", TRUST)
 
 
@@ -23,6 +25,7 @@ def read_config(ctx: click.Context, _param: click.Parameter, paths: tuple[Path, 
         named = " and ".join(f"--config {path}" for path in paths)
         raise click.UsageError(f"{named} exclude each other: put the options into one file.")
     (path,) = paths
+    ctx.meta[CONFIG] = path
     params = {param.name: param for param in ctx.command.params}
     given = {ALIASES.get(key, key): value for key, value in _document(path).items()}
     if given.pop(TRUST, None) not in (None, False):
@@ -107,6 +110,8 @@ def instead_of(other: str, default: object = None) -> Any:
             return value
         if sources[0] is sources[1]:
             both = f"--{_shown(name)} and --{_shown(other)} exclude each other"
+            if sources[0] is ParameterSource.DEFAULT_MAP:
+                both = f"--config {ctx.meta[CONFIG]}: {_shown(name)} and {_shown(other)} exclude each other"
             raise click.UsageError(f"{both}: leave out one of them.")
         if sources[0] is ParameterSource.DEFAULT_MAP:
             ctx.set_parameter_source(name, ParameterSource.DEFAULT)

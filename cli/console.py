@@ -43,15 +43,19 @@ def note(text: str) -> None:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    # Where tqdm was not imported there is no bar, and it takes a while to import.
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     # A bar is shown after a second only; one that was not is not brought up now.
-    bars = [] if tqdm is None else [bar for bar in list(tqdm._instances) if _is_shown(bar)]  # noqa: SLF001
+    bars = [bar for bar in _bars() if _is_shown(bar)]
     for bar in bars:
         bar.clear()
     yield
     for bar in bars:
         bar.refresh()
+
+
+def _bars() -> list[Any]:
+    # Where tqdm was not imported there is no bar, and it takes a while to import.
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    return [] if tqdm is None else list(tqdm._instances)  # noqa: SLF001
 
 
 def _is_shown(bar: Any) -> bool:
@@ -79,6 +83,9 @@ def emit_json(command: str, document: Mapping[str, Any], *, status: str = "ok", 
 
 def fail(arguments: list[str], kind: str, message: str, exit_code: int, **more: object) -> int:
     """Print an error, as JSON on stdout if the command was asked for JSON, and return the exit code."""
+    # The error holds on to frames, and these to bars: what they show of work that has ended would stand on its line.
+    for bar in _bars():
+        bar.close()
     if "--json" in arguments:
         command = next((argument for argument in arguments if not argument.startswith("-")), "")
         status = "interrupted" if kind == "interrupted" else "error"

@@ -15,6 +15,7 @@ import click
 
 from .console import fail
 from .interruption import Interruption
+from .training_options import in_options
 
 __all__ = ["Door"]
 
@@ -129,7 +130,8 @@ def _failed(arguments: list[str], error: Exception) -> int:
     if isinstance(error, RetrofitError):
         report = getattr(error, "report", None)
         more = {} if report is None else {"report": report}
-        return fail(arguments, type(error).__name__, str(error), error.exit_code, **more)
+        text = in_options(str(error), getattr(error, "settings", ()))
+        return fail(arguments, type(error).__name__, text, error.exit_code, **more)
     import traceback
 
     if os.environ.get("BNRETROFIT_TRACEBACK"):

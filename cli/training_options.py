@@ -1,5 +1,6 @@
 """Options of training, spelled as timm's training script spells them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from .options import FILE, image_choice, json_option, loading_options, preproces
 __all__ = [
     "data_choice",
     "dataset_options",
+    "in_options",
     "run_choice",
     "run_folder_options",
     "training_choice",
@@ -156,6 +158,20 @@ def training_choice(options: dict[str, Any]) -> Any:
         # The one that is found is held against --min-lr in its turn.
         given["lr"] = max(0.01, given["min_lr"])
     return TrainingConfig(**given)
+
+
+def in_options(text: str, settings: tuple[str, ...]) -> str:
+    """What the library says of settings, as users of the command line know them.
+
+    Args:
+        text: The library's sentence.
+        settings: Those that it speaks of by their names in Python, alone or as name=value.
+    """
+    options = {setting: f"--{name.replace('_', '-')}" for name, setting in SETTINGS.items() if setting in settings}
+    if not options:
+        return text
+    pattern = rf"(?<![\w-])({'|'.join(options)})\b(=?)"
+    return re.sub(pattern, lambda found: options[found[1]] + (" " if found[2] else ""), text)
 
 
 def data_choice(checkpoint: Path | None, options: dict[str, Any]) -> Any:

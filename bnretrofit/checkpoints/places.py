@@ -10,9 +10,11 @@ from bnretrofit.errors import InputRejectedError
 
 __all__ = ["Place", "place_of"]
 
+BEST, LAST = "best.safetensors", "last.safetensors"
+"""The weights of a run of ours."""
 # What tools name a checkpoint in a folder of its own: a run of ours first, then what others save.
 IN_FOLDERS = (
-    *("best.safetensors", "last.safetensors"),
+    *(BEST, LAST),
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     *("model.safetensors", "pytorch_model.bin", "model_best.pth.tar", "last.pth.tar"),
 )
@@ -20,7 +22,7 @@ INDEX = ".index.json"
 RETROFITTED, TRAINING, FOLDED = "retrofitted.safetensors", "training", "folded.safetensors"
 WHOLE_RUN = {
     FOLDED: "the trained weights with their norms folded",
-    f"{TRAINING}/{IN_FOLDERS[0]}": "the trained weights with norms",
+    f"{TRAINING}/{BEST}": "the trained weights with norms",
     RETROFITTED: "those before training",
 }
 """What `bnretrofit run` keeps, and what each is."""

@@ -62,7 +62,9 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 
 class ImageWatch:
-    """Remembers on the device at which step images were first not finite, and is asked where a loss is not.
+    """Remembers on the device at which step images were first not finite and the loss neither.
+
+    A network may take what is not finite for something else: then its images are not to blame for what comes later.
 
     Args:
         device: Where the images are.
@@ -76,9 +78,10 @@ class ImageWatch:
         """The step, or a number that no run comes to; int64 on the device."""
         return self._first
 
-    def look(self, images: Tensor, step: int) -> None:
-        """Look at the images of a step, without waiting for the device."""
-        self._first = torch.where(images.isfinite().all(), self._first, self._first.clamp(max=step))
+    def look(self, images: Tensor, loss: Tensor, step: int) -> None:
+        """Look at the images of a step and at what came of them, without waiting for the device."""
+        harmless = images.isfinite().all() | loss.isfinite()
+        self._first = torch.where(harmless, self._first, self._first.clamp(max=step))
 
     @staticmethod
     def check(first: int) -> None:

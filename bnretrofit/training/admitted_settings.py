@@ -4,6 +4,8 @@ import math
 from numbers import Integral, Real
 from typing import Any, get_args
 
+import numpy as np
+
 from bnretrofit.errors import UsageError
 
 __all__ = ["admitted_setting", "check_together", "check_warmup"]
@@ -36,11 +38,14 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "patience": (1, math.inf),
 }
 
+LARGE = 2**63
+"""Whole numbers of so many bits are held neither by torch nor by a file that is read elsewhere."""
+
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a name"}
 
 
 def admitted_setting(name: str, value: Any, kind: Any) -> Any:
-    """A setting as it is kept: numpy's numbers become Python's, which a run's folder can hold.
+    """A setting as it is kept: what is numpy's becomes Python's, which a run's folder can hold.
 
     Args:
         name: Its name.
@@ -53,17 +58,21 @@ def admitted_setting(name: str, value: Any, kind: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
-    found = _converted(value, kinds[0])
+    try:
+        found = _converted(value, kinds[0])
+    except OverflowError as error:
+        # It would take hundreds of digits to say which.
+        raise UsageError(f"{name} is a number of too many digits", remedy="take one of at most 18").of(name) from error
     if found is None:
         raise UsageError(
             f"{name} is {value!r}", why=f"that is a {type(value).__name__}", remedy=f"take {WORDS[kinds[0]]}"
-        )
+        ).of(name)
     if name in CHOICES and found not in CHOICES[name]:
-        raise UsageError(f"{name} is {value!r}", remedy=f"choose from {', '.join(CHOICES[name])}")
+        raise UsageError(f"{name} is {value!r}", remedy=f"choose from {', '.join(CHOICES[name])}").of(name)
     if name in BOUNDS:
         low, high = BOUNDS[name]
         if not (low <= found <= high and math.isfinite(found)):
-            raise UsageError(f"{name} is {value!r}", remedy=f"take a number {_limits(low, high)}")
+            raise UsageError(f"{name} is {value!r}", remedy=f"take a number {_limits(low, high)}").of(name)
     return found
 
 
@@ -78,18 +87,33 @@ def check_together(config: Any) -> None:
     """
     if config.min_lr > config.lr:
         what = f"min_lr is {config.min_lr:g}, and lr is {config.lr:g}"
-        raise UsageError(what, why="the rate falls from lr to min_lr", remedy="take a smaller min_lr")
+        raise UsageError(what, why="the rate falls from lr to min_lr", remedy="take a smaller min_lr").of(
+            "lr", "min_lr"
+        )
+    if config.min_lr and config.sched == "constant":
+        what = "min_lr and sched=constant exclude each other"
+        remedy = "leave out min_lr, or take sched=cosine or linear"
+        raise UsageError(what, why="the rate does not fall", remedy=remedy).of("min_lr", "sched")
+    if config.ema_warmup and config.ema_decay is None:
+        what = "ema_warmup would do nothing without ema_decay"
+        remedy = "leave out ema_warmup, or give ema_decay"
+        raise UsageError(what, why="no average is kept", remedy=remedy).of("ema_warmup", "ema_decay")
     if config.steps is not None:
         check_warmup(config, config.steps)
+    _check_momentum(config)
+
+
+def _check_momentum(config: Any) -> None:
     if config.bn_momentum is None:
         return
     remedy = "leave out bn_momentum, or take bn_stats=batch"
     if config.bn_stats == "frozen":
         what = "bn_momentum and bn_stats=frozen exclude each other"
-        raise UsageError(what, why="frozen statistics do not move", remedy=remedy)
+        raise UsageError(what, why="frozen statistics do not move", remedy=remedy).of("bn_momentum", "bn_stats")
     if config.bn_stats == "auto" and config.train == "head":
         why = "where the head alone is trained, bn_stats=auto freezes the statistics"
-        raise UsageError("bn_momentum and train=head exclude each other", why=why, remedy=remedy)
+        what = "bn_momentum and train=head exclude each other"
+        raise UsageError(what, why=why, remedy=remedy).of("bn_momentum", "train", "bn_stats")
 
 
 def check_warmup(config: Any, steps: int) -> None:
@@ -105,16 +129,25 @@ def check_warmup(config: Any, steps: int) -> None:
     if config.warmup_steps is not None and config.warmup_steps > steps:
         what = f"warmup_steps is {config.warmup_steps}, and the run has {steps} steps"
         remedy = "take fewer warmup_steps, or more steps or epochs"
-        raise UsageError(what, why="the rate would never be reached", remedy=remedy)
+        raise UsageError(what, why="the rate would never be reached", remedy=remedy).of("warmup_steps")
 
 
 def _converted(value: Any, kind: type) -> Any:
-    """The value as Python's own, or None. Python takes True for a number; here it is a mistake."""
-    if kind is bool or kind is str:
-        return value if isinstance(value, kind) else None
+    """The value as Python's own, or None. Python takes True for a number; here it is a mistake.
+
+    Raises:
+        OverflowError: It is a number that is too large.
+    """
+    if kind is str:
+        # Not str(value), by which a member of an enum would be its name.
+        return str.__str__(value) if isinstance(value, str) else None
+    if kind is bool:
+        return bool(value) if isinstance(value, (bool, np.bool_)) else None
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         return None
-    return int(value) if isinstance(value, Integral) else float(value)
+    if kind is int and abs(int(value)) >= LARGE:
+        raise OverflowError
+    return kind(value)
 
 
 def _limits(low: float, high: float) -> str:

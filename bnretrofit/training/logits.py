@@ -12,13 +12,22 @@ from bnretrofit.trials.running import taking
 __all__ = ["logits_of", "logits_on"]
 
 
+NOT_OF_IMAGES: tuple[type[Exception], ...] = (
+    torch.AcceleratorError,
+    # Torch may be built without.
+    *([torch.distributed.DistError] if torch.distributed.is_available() else []),
+)
+"""What a device or another rank is the reason of."""
+
+
 def logits_on(model: nn.Module, images: Tensor, called: nn.Module | None = None) -> Tensor:
     """Run a classifier.
 
     Args:
         model: A classifier.
         images: (N, C, H, W), on its device.
-        called: What is called in its stead, such as what ranks wrap it in; None for itself.
+        called: What is called in its stead, such as what ranks wrap it in; None for itself. What another one raises
+            passes as it is: most of that is of the ranks, which have run the classifier itself on their first images.
 
     Returns:
         The logits (N, classes), in float32 at least.
@@ -28,8 +37,11 @@ def logits_on(model: nn.Module, images: Tensor, called: nn.Module | None = None)
     """
     name, kind = type(model).__name__, _short(images.dtype)
     what = f"the {name} does not run on {kind} images of shape {tuple(images.shape[1:])}"
-    with taking(what, _remedy(images, dtype_of(model))):
-        output = (model if called is None else called)(images)
+    if called is None or called is model:
+        with taking(what, _remedy(images, dtype_of(model)), passing=NOT_OF_IMAGES):
+            output = model(images)
+    else:
+        output = called(images)
     return logits_of(output, name)
 
 

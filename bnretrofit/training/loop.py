@@ -119,7 +119,8 @@ class Loop:
     def _epoch(self, wrapped: nn.Module, pool: Callable[[], None], bar: Any) -> None:
         """The rest of the epoch that has begun."""
         epoch, accumulate = self.progress.epoch, self._config.grad_accum_steps
-        bar.set_description(f"epoch {epoch + 1}")
+        # Drawing it now would be too early: a bar is shown after a second, and one that ends before leaves no line.
+        bar.set_description(f"epoch {epoch + 1}", refresh=False)
         self._model.train()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device) + self.progress.loss_sum
         ours = {"rank": self._rank, "ranks": self._ranks, "accumulate": accumulate}

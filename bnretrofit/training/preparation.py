@@ -134,7 +134,7 @@ def _batch_statistics(config: TrainingConfig, least: int, together: int, *, norm
             "bn_momentum would do nothing",
             why=why if norms else "the network has no norms whose statistics could move",
             remedy="leave out bn_momentum" + (", or take bn_stats=batch" if norms else ""),
-        )
+        ).of("bn_momentum", "bn_stats")
     return batch
 
 

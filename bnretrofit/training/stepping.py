@@ -127,8 +127,10 @@ class Stepper:
             raise InputRejectedError("a batch of one image has no statistics", remedy=remedy)
         images = images.to(device, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
-        self._watch.look(images, step + 1)
+        given = images
         images, labels = self._mixing(images, labels, step, place)
         with self._accelerator.autocast():
             logits = logits_on(self._model, images, wrapped)
-        return self._loss(logits, labels)
+        loss: Tensor = self._loss(logits, labels)
+        self._watch.look(given, loss.detach(), step + 1)
+        return loss

@@ -48,7 +48,7 @@ def call(model: nn.Module, batch: Batch) -> list[Any]:
 
 
 @contextmanager
-def taking(what: str, remedy: str) -> Iterator[None]:
+def taking(what: str, remedy: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Say of a model that raises an error on what it is called with that it does not take it.
 
     Memory that runs out says nothing of the input.
@@ -56,13 +56,14 @@ def taking(what: str, remedy: str) -> Iterator[None]:
     Args:
         what: What is said, as a sentence.
         remedy: What the user can do about it.
+        passing: Errors that say nothing of the input either.
 
     Raises:
         InputRejectedError: Something was raised within.
     """
     try:
         yield
-    except RetrofitError:
+    except (RetrofitError, *passing):
         raise
     except Exception as error:
         if is_out_of_memory(error):

@@ -54,7 +54,7 @@ def draw_plan(planned: Planned, path: Path, *, overwrite: bool) -> None:
             Page(
                 title=planned.model,
                 lead="A plan: where norms would be inserted, and where not and why. Nothing was run.",
-                summary=summary_of(planned.graph.model, rows, None, None),
+                summary=summary_of(planned.graph.model, rows, None),
                 nodes=nodes,
                 rows=rows,
                 notes=(*planned.notes, *planned.plan.notes),

@@ -14,6 +14,7 @@ from bnretrofit.training.plots import plot_history
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data.source import TrainingSet
+from bnretrofit.training_data.streamed import StreamedSet
 from bnretrofit.workflows.learners import learner
 from bnretrofit.workflows.opening import ModelChoice, open_model
 from bnretrofit.workflows.own_heads import with_own_head
@@ -129,7 +130,10 @@ def finetune_checkpoint(
 
 
 def _left_out(samples: TrainingSet, batch_size: int, config: TrainingConfig) -> str | None:
-    """What is told of the images at an epoch's end that make no step; None where there are none, or nobody knows."""
+    """What is told of the images that make no step in an epoch; None where there are none, or nobody knows."""
+    if isinstance(samples, StreamedSet):
+        # Its reader decides what an epoch is made of.
+        return None
     ranks, accumulate = process_rank()[1], config.grad_accum_steps
     images, steps = samples.train_size, samples.batches_per_epoch(ranks, accumulate)
     if images is None or steps is None:
@@ -138,4 +142,6 @@ def _left_out(samples: TrainingSet, batch_size: int, config: TrainingConfig) -> 
     left = images - steps * whole
     if left <= 0:
         return None
-    return f"the last {left} of the {images} images of each epoch are left out: they do not fill a step of {whole}"
+    # Each epoch has an order of its own.
+    each = f"{left} of the {images} images of each epoch, others each time,"
+    return f"{each} are left out: they do not fill a step of {whole}"

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -32,8 +33,22 @@ def lead_of(opened: Opened, subject: Subject) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def summary_of(network: nn.Module, rows: Sequence[Row], verified: Verified | None, history: History | None) -> Facts:
-    """The few facts that matter most."""
+def summary_of(
+    network: nn.Module,
+    rows: Sequence[Row],
+    verified: Verified | None,
+    history: History | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> Facts:
+    """The few facts that matter most.
+
+    Args:
+        network: What is shown.
+        rows: Its layers.
+        verified: What it was held against.
+        history: Of the run that the file is of.
+        header: What the file says of itself.
+    """
     counts = Counter(row.state for row in rows)
     facts = [(STATES[state], _layers(count)) for state, count in counts.items() if state not in ("", "norm")]
     facts.append(("parameters", f"{sum(parameter.numel() for parameter in network.parameters()):,}"))
@@ -45,14 +60,22 @@ def summary_of(network: nn.Module, rows: Sequence[Row], verified: Verified | Non
     if scales:
         largest = math.nan if any(map(math.isnan, scales)) else max(scales)
         facts.append(("largest scale of a norm", f"{largest:.4g}"))
-    best = None if history is None else history.best
-    if best is not None and best.val_top1 is not None and history is not None:
-        before = history.epochs[0].val_top1
-        begun = "" if before is None else f"{100 * before:.2f} % → "
-        facts.append(
-            (f"top-1, epoch {best.epoch} of {history.epochs[-1].epoch}", f"{begun}{100 * best.val_top1:.2f} %")
-        )
-    return tuple(facts)
+    return (*facts, *(() if history is None else _accuracy(history, header or {})))
+
+
+def _accuracy(history: History, header: Mapping[str, Any]) -> Facts:
+    """How accurate a run was before training, and is with the weights that are shown."""
+    best = history.best
+    number, top1 = (None, None) if best is None else (best.epoch, best.val_top1)
+    training = header.get("training") or {}
+    if training.get("statistics") == "measured":
+        # The history's was chosen by statistics that lag behind: in the end the last epoch may have been better.
+        number, top1 = training.get("epoch"), training.get("val_top1")
+    if top1 is None:
+        return ()
+    before = history.epochs[0].val_top1
+    begun = "" if before is None else f"{100 * before:.2f} % → "
+    return ((f"top-1, epoch {number} of {history.epochs[-1].epoch}", f"{begun}{100 * top1:.2f} %"),)
 
 
 def _layers(count: int) -> str:

@@ -85,11 +85,12 @@ def report_page(target: Path, model: ModelChoice, images: ImageChoice, choice: R
     rows = layer_table(nodes, marks, statistics)
     verified, why_not = verified_again(opened, pair, graph, example, batches)
     drift = drift_by_batch_size(network, _first(batches)) if batches is not None else ()
+    header = None if opened.checkpoint is None else opened.checkpoint.header
     used = {"images": None if batches is None else {"folder": images.folder, **record_of(batches, images.seed)}}
     return Page(
         title=target.name or str(target),
         lead=lead_of(opened, subject),
-        summary=summary_of(network, rows, verified, subject.history),
+        summary=summary_of(network, rows, verified, subject.history, header),
         nodes=nodes,
         rows=rows,
         statistics_from=statistics_note(rows, images=batches is not None),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
-from bnretrofit.checkpoints.places import STATE
+from bnretrofit.checkpoints.places import BEST, LAST, STATE
 from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
 from bnretrofit.image_files import visible
 from bnretrofit.originals import check_originals
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 SETTINGS, SUMMARY, PLOT = "args.yaml", "summary.csv", "plot.png"
-BEST, LAST = "best.safetensors", "last.safetensors"
 
 Describe = Callable[[str, Epoch, bool], Mapping[str, Any]]
 """(name, epoch, measured) -> the header of weights that are kept."""

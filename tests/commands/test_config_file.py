@@ -75,7 +75,9 @@ def test_epochs_and_steps_exclude_each_other(bn: Path, labelled: Path, tmp_path:
     config = written(tmp_path, "epochs: 3\nsteps: 5\n")
     for both in (("--epochs", 3, "--steps", 5), ("--steps", 5, "--epochs", 3), ("--config", config)):
         done = finetune(bn, labelled, tmp_path / "run", "--trust-code", *both)
-        assert (done.code, "--epochs" in done.error, "--steps" in done.error) == (2, True, True)
+        assert (done.code, "epochs" in done.error, "steps" in done.error) == (2, True, True)
+        # It is the file that is to be mended.
+        assert done.error.startswith(f"--config {config}: ") is ("--config" in both)
     assert finetune(bn, labelled, tmp_path / "run", "--trust-code", "--config", config, "--steps", 1).code == 0
 
 

@@ -143,9 +143,9 @@ def test_images_that_fill_no_step_are_told_once(bn: Path, labelled: Path, tmp_pa
 
     assert told() == []
     (note,) = told("-b", 7)
-    assert note == "the last 3 of the 24 images of each epoch are left out: they do not fill a step of 7"
+    assert note == "3 of the 24 images of each epoch, others each time, are left out: they do not fill a step of 7"
     (note,) = told("-b", 7, "--grad-accum-steps", 2)
-    assert note == "the last 10 of the 24 images of each epoch are left out: they do not fill a step of 14"
+    assert note == "10 of the 24 images of each epoch, others each time, are left out: they do not fill a step of 14"
 
 
 def test_more_batches_to_a_step_than_images_are_enough_for_are_refused(

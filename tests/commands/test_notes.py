@@ -5,7 +5,9 @@ import io
 import pytest
 from tqdm import tqdm
 
-from cli.console import note
+from bnretrofit.training import loop
+from cli.console import fail, note
+from tests.library.finetuning_cases import config, trained, with_norms
 
 
 def test_a_note_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +29,29 @@ def test_a_bar_that_is_not_shown_yet_is_not_brought_up(monkeypatch: pytest.Monke
         bar.update()
         note("mind this")
     assert screen.getvalue() == "note: mind this\n"
+
+
+def test_an_error_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    # An error's frames keep a bar from being closed.
+    bar = tqdm(total=4, file=screen, ncols=60)
+    bar.update()
+    assert fail([], "UsageError", "it is wrong", 2) == 2
+    lines = [shown(line) for line in screen.getvalue().split("\n")]
+    assert "/4" in lines[0]
+    assert lines[1:] == ["error: it is wrong", ""]
+    bar.close()
+    assert screen.getvalue().endswith("error: it is wrong\n")
+
+
+def test_training_that_ends_before_its_bar_is_shown_leaves_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "tqdm", lambda **options: tqdm(**{**options, "delay": 3600.0}))
+    trained(with_norms(), config(epochs=2))
+    note("mind this")
+    assert capfd.readouterr().err == "note: mind this\n"
 
 
 def shown(line: str) -> str:

@@ -1,17 +1,22 @@
 """`bnretrofit finetune` and `run` where something is unusual: images that cannot be read, heads, splits, data sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data.dataset import IterableImageDataset
 from torch import nn
 
 from bnretrofit.training.rate_range import RateRange
+from bnretrofit.training_data import timm_datasets
 from bnretrofit.workflows import finetuning
 from tests.commands import factories
 from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
+from tests.library.test_training_data_streams import Reader
 
 SHORT = ("--epochs", 1, "-b", 8, "--device", "cpu")
 
@@ -71,20 +76,8 @@ def test_a_new_head_that_nobody_could_open_is_refused_before_training(tmp_path: 
 
 def test_a_new_head_that_would_not_be_trained_is_refused(plain: Path, tmp_path: Path) -> None:
     folder = draw_classes(tmp_path / "train", classes=5, each=4)
-    asked = (
-        "finetune",
-        *named(plain),
-        "-d",
-        folder,
-        "--num-classes",
-        5,
-        "--train",
-        "bn",
-        "-o",
-        tmp_path / "run",
-        *SHORT,
-    )
-    refused = run(*asked)
+    options = ("--num-classes", 5, "--train", "bn", "-o", tmp_path / "run", *SHORT)
+    refused = run("finetune", *named(plain), "-d", folder, *options)
     assert (refused.code, "--train bn does not train the new last layer of 5 outputs" in refused.error) == (2, True)
     assert "Take --train bn+head" in refused.error
     assert not (tmp_path / "run").exists()
@@ -123,8 +116,8 @@ def test_images_of_a_size_that_the_network_does_not_run_on_are_refused(tmp_path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--warmup-steps", 7), "warmup_steps is 7, and the run has 3 steps"),
-        (("--min-lr", 50), "min_lr is 50, and lr is "),
+        (("--warmup-steps", 7), "error: --warmup-steps is 7, and the run has 3 steps"),
+        (("--min-lr", 50), "error: --min-lr is 50, and --lr is "),
     ],
 )
 def test_settings_are_held_against_what_is_known_later(
@@ -139,9 +132,34 @@ def test_settings_are_held_against_what_is_known_later(
     monkeypatch.setattr(finetuning, "find_rate", found)
     asked = ("finetune", *named(plain), "-d", draw_classes(tmp_path / "train"), "-o", tmp_path / "run", *SHORT)
     refused = run(*asked, "--lr", "auto", *options)
-    assert (refused.code, said in refused.error) == (2, True), refused.err
+    assert (refused.code, said in refused.err) == (2, True), refused.err
     # The number of steps is known before a rate is searched for.
     assert bool(searched) is ("--min-lr" in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model-ema-decay", 1), "--model-ema-decay is 1.0. Take a number of at least 0 and below 1"),
+        (("--smoothing", 2), "--smoothing is 2.0. Take a number of at least 0 and below 1"),
+        (("--model-ema-warmup",), "--model-ema-warmup would do nothing without --model-ema-decay: "),
+        (("--min-lr", 0.001, "--sched", "constant"), "--min-lr and --sched constant exclude each other: "),
+        (("--min-lr", 1), "--min-lr is 1, and --lr is 0.01: the rate falls from --lr to --min-lr. "),
+        (("--bn-momentum", 0.1, "--bn-stats", "frozen"), "--bn-momentum and --bn-stats frozen exclude each other: "),
+        (("--bn-momentum", 0.1), "--bn-momentum would do nothing: the network has no norms"),
+        (
+            ("--bn-momentum", 0.1, "--train", "head"),
+            "--bn-momentum and --train head exclude each other: where the head ",
+        ),
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused_are_told_as_options(
+    plain: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    folder = draw_classes(tmp_path / "train")
+    refused = run("finetune", *named(plain), "-d", folder, "-o", tmp_path / "run", *SHORT, *options)
+    assert (refused.code, refused.error[: len(said)]) == (2, said)
 
 
 def test_the_bundled_network_takes_other_classes(tmp_path: Path) -> None:
@@ -176,6 +194,45 @@ def test_a_data_set_of_torchvision_s_is_found_in_its_folder(plain: Path, tmp_pat
     resumed = run("finetune", "--config", tmp_path / "run" / "args.yaml", *named(plain), "-o", tmp_path / "again")
     assert resumed.code == 0, resumed.err
     assert equal(*(tensors_of(tmp_path / name / "best.safetensors") for name in ("run", "again")))
+
+
+class Coloured(Reader):
+    """Its 40 images in colour."""
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for image, label in super().__iter__():
+            yield image.convert("RGB"), label
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_of_a_stream_it_is_not_told_which_images_fill_no_step(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_dataset(_name: str, root: str, split: str, *, input_img_mode: str, **options: Any) -> Any:
+        assert input_img_mode == "RGB"
+        return IterableImageDataset(root, reader=Coloured(split, 40, breaks=False, **options))
+
+    monkeypatch.setitem(timm_datasets.PACKAGES, "wds", "torch")
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", create_dataset)
+    asked = (
+        "-d",
+        "wds/shards",
+        "--steps",
+        2,
+        "-b",
+        4,
+        "--grad-accum-steps",
+        3,
+        "-j",
+        0,
+        "--aug",
+        "none",
+        "--num-classes",
+        2,
+    )
+    done = run("finetune", *named(plain), *asked, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "left out" not in done.err
 
 
 def test_a_batch_of_one_image_is_enough_where_no_statistics_are_taken(plain: Path, tmp_path: Path) -> None:

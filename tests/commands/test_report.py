@@ -137,6 +137,26 @@ def test_a_run_is_told_with_its_curves_and_settings(place: Place, tmp_path: Path
     assert inner["history"] == told["history"]
 
 
+def test_the_epoch_that_is_told_is_that_of_the_weights_that_are_shown(place: Place, tmp_path: Path) -> None:
+    images = draw_classes(tmp_path / "train")
+    named = ("-m", factory("plain"), "--trust-code")
+    assert run("retrofit", place.plain, *named, "-d", images, "-o", tmp_path / "bn.safetensors").code == 0
+    folder = tmp_path / "run"
+    data = ("-d", images, "--val", images, "-b", 8, "--bn-stats", "batch", "--device", "cpu")
+    # Statistics that stay where they were hide how good the last epoch is.
+    lagging = ("--epochs", 6, "--lr", 0.1, "--bn-momentum", 1e-9)
+    assert run("finetune", tmp_path / "bn.safetensors", "--trust-code", *data, *lagging, "-o", folder).code == 0
+    training = header_of(folder / "best.safetensors")["training"]
+    told = report(folder, tmp_path / "page.html", *named)
+    epochs = told["history"]["epochs"]
+    chosen = max(epochs, key=lambda epoch: (epoch["val_top1"], -epoch["val_loss"]))
+    assert (training["statistics"], training["epoch"]) == ("measured", 6)
+    assert chosen["epoch"] < 6
+    text = (tmp_path / "page.html").read_text()
+    assert "top-1, epoch 6 of 6" in text
+    assert f"{100 * epochs[0]['val_top1']:.2f} % → {100 * training['val_top1']:.2f} %" in text
+
+
 def test_what_cannot_be_shown_is_refused(retrofitted: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert "name it page.html" in run("report", retrofitted, "-o", tmp_path / "page.pdf").error

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError
 from bnretrofit.training import finetune
 from bnretrofit.training.admitted_batches import check_labels
 from bnretrofit.training.evaluation import evaluate
 from bnretrofit.training.loaders import LoaderSet
+from bnretrofit.training.logits import logits_on
 from bnretrofit.training.measuring import training_images
 from bnretrofit.training.rate_range import find_rate
 from tests.library.finetuning_cases import BATCH, CLASSES, config, network, samples, with_norms
@@ -100,6 +101,27 @@ def test_images_that_are_not_finite_are_named_and_not_the_learning_rate(value: f
         find_rate(with_norms(), LoaderSet(wrong, None), config(), "cpu")
 
 
+class Forgiving(nn.Module):
+    """Takes what is not a number for nought."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.body(images.nan_to_num(0.0, 0.0, 0.0))
+        return result
+
+
+def test_images_that_a_network_bears_are_not_blamed_for_the_learning_rate() -> None:
+    images = IMAGES.clone()
+    images[2, 1, 0, 0] = float("nan")
+    given = [(images, LABELS), *samples()[1:]]
+    assert finetune(Forgiving(), given, None, config(epochs=1)).epochs[-1].step == len(given)
+    with pytest.raises(TrainingDivergedError, match="with a learning rate of "):
+        finetune(Forgiving(), given, None, config(lr=1e30, warmup_steps=0))
+
+
 class Scaling(nn.Module):
     """Takes images as they are stored."""
 
@@ -122,13 +144,14 @@ def test_a_network_that_takes_bytes_is_trained_on_them_but_bytes_are_not_mixed()
 class Picky(nn.Module):
     """Raises in training mode alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.body = network()
+        self.error = error or AssertionError()
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
-            raise AssertionError
+            raise self.error
         result: Tensor = self.body(images)
         return result
 
@@ -136,3 +159,26 @@ class Picky(nn.Module):
 def test_a_network_that_raises_in_training_alone_is_an_error_of_ours_too() -> None:
     with pytest.raises(InputRejectedError, match=r"the Picky does not run on float32 images.*: AssertionError"):
         finetune(Picky(), samples(), None, config())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp"),
+        torch.distributed.DistNetworkError("the connection was closed"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_device_or_a_rank_is_the_reason_of_is_not_blamed_on_the_images(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        finetune(Picky(error), samples(), None, config())
+    assert raised.value is error
+
+
+def test_what_ranks_raise_about_their_model_is_not_blamed_on_the_images() -> None:
+    error = RuntimeError("Expected to have finished reduction in the prior iteration before starting a new one.")
+    with pytest.raises(RuntimeError) as raised:
+        logits_on(network(), IMAGES, Picky(error))
+    assert raised.value is error

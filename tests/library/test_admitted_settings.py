@@ -1,5 +1,6 @@
 """Settings of fine-tuning that are refused: of another type, out of range, or at odds with others."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,31 @@ def test_numbers_of_numpy_become_python_s() -> None:
     settings = TrainingConfig(epochs=np.int64(3), lr=np.float64(0.25), seed=np.int32(1))  # type: ignore[arg-type]
     assert settings == TrainingConfig(epochs=3, lr=0.25, seed=1)
     assert [type(each) for each in (settings.epochs, settings.lr, settings.seed)] == [int, float, int]
-    assert TrainingConfig(lr=1).lr == 1
+    assert isinstance(TrainingConfig(lr=1).lr, float)
+
+
+def test_names_and_answers_of_numpy_become_python_s() -> None:
+    settings = TrainingConfig(opt=np.str_("adamw"), channels_last=np.True_, ema_warmup=np.False_)  # type: ignore[arg-type]
+    assert settings == TrainingConfig(opt="adamw", channels_last=True)
+    assert [type(each) for each in (settings.opt, settings.channels_last, settings.ema_warmup)] == [str, bool, bool]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr": 10**400},
+        {"lr": Fraction(10**400)},
+        {"epochs": 10**400},
+        {"steps": 10**5000},
+        {"seed": -(10**400)},
+        {"patience": 2**63},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_number_that_nothing_holds_is_refused(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(UsageError, match=f"^{name} is a number of too many digits. Take one of at most 18$"):
+        TrainingConfig(**given)
 
 
 def test_stored_settings_of_another_type_are_damaged() -> None:
@@ -69,6 +94,8 @@ def test_an_average_that_would_never_move_is_refused(decay: float) -> None:
         ({"bn_momentum": 0.1, "bn_stats": "frozen"}, "bn_momentum and bn_stats=frozen exclude each other"),
         ({"bn_momentum": 0.1, "train": "head"}, "bn_momentum and train=head exclude each other"),
         ({"min_lr": 0.2, "lr": 0.1}, "min_lr is 0.2, and lr is 0.1"),
+        ({"min_lr": 0.01, "lr": 0.1, "sched": "constant"}, "min_lr and sched=constant exclude each other"),
+        ({"ema_warmup": True}, "ema_warmup would do nothing without ema_decay"),
         ({"steps": 5, "warmup_steps": 6}, "warmup_steps is 6, and the run has 5 steps"),
     ],
     ids=str,
@@ -80,6 +107,7 @@ def test_settings_that_are_at_odds_are_refused_by_name(given: dict[str, Any], sa
 
 def test_settings_that_just_go_together_are_taken() -> None:
     assert TrainingConfig(min_lr=0.1, lr=0.1, steps=5, warmup_steps=5, ema_decay=0.0, bn_momentum=0.1).steps == 5
+    assert TrainingConfig(min_lr=0.0, sched="constant", ema_warmup=True, ema_decay=0.9).ema_warmup
     assert TrainingConfig(bn_momentum=0.1, train="head", bn_stats="batch").bn_momentum == 0.1
 
 

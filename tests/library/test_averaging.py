@@ -1,6 +1,5 @@
 """The average of the weights: its decay is what was asked for, and one that hardly follows is told."""
 
-import torch
 from torch import nn
 
 from bnretrofit.training import TrainingConfig, finetune_on
@@ -43,9 +42,11 @@ def test_an_average_that_hardly_follows_is_told() -> None:
     assert told(config(epochs=1, ema_decay=0.9998, ema_warmup=True)) == []
 
 
-def test_the_share_of_the_start_is_the_decay_to_the_power_of_the_steps() -> None:
+def test_the_share_of_the_start_is_what_an_average_has_not_followed_of() -> None:
     assert share_of_the_start(None, 100, warmup=False) is None
-    found = share_of_the_start(0.99, 100, warmup=False)
-    assert found is not None
-    assert "37 %" in found
-    assert torch.isclose(torch.tensor(0.99**100), torch.tensor(0.366), atol=1e-3)
+    for decay, steps in ((0.9, 3), (0.75, 5), (0.99, 100)):
+        # The first step is taken over whole, and is none to follow: 0.9 ** 2 is 81 %, and 0.9 ** 3 73 %.
+        left = 100 * (1 - followed(decay, steps - 1, warmup=False))
+        found = share_of_the_start(decay, steps, warmup=False)
+        assert found is not None
+        assert f" {left:.0f} % of the weights' average" in found

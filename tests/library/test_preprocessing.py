@@ -71,6 +71,27 @@ def test_a_document_of_another_form_is_rejected(document: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("input_size", value) for value in ([3, 32], [3, 32, 32, 32], [], 3, "abc", [None, 8, 8], [3, 0, 8])],
+        *[("input_size", value) for value in ([3, 8.5, 8], [3, "8", 8], [True, 8, 8])],
+        *[("stored_size", value) for value in ([8], [8, 8, 8], [], 0, 8, [None, 8], [8, 0], [8, 1.5])],
+    ],
+)
+def test_a_size_that_is_none_is_named(field: str, value: Any) -> None:
+    with pytest.raises(InputRejectedError, match=f"preprocessing is damaged: {field} "):
+        Preprocessing.from_json({**GIVEN.to_json(), field: value})
+
+
+def test_sizes_that_make_up_for_one_another_are_refused_each() -> None:
+    with pytest.raises(InputRejectedError, match="input_size"):
+        Preprocessing.from_json({"input_size": [3, 32, 32, 32], "stored_size": [8]})
+    stored = {"input_size": [3, None, None], "stored_size": [8, 12]}
+    assert Preprocessing.from_json(stored).stored_size == (8, 12)
+    assert Preprocessing.from_json({**stored, "stored_size": None}).stored_size is None
+
+
+@pytest.mark.parametrize(
     ("given", "text"),
     [
         (GIVEN, "RGB / 255, 32 x 48 px, crop 0.875, bicubic, mean 0.5 0.4 0.3, std 0.2 0.2 0.25"),
