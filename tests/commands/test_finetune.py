@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from bnretrofit.workflows import run_folder
 from tests.commands import factories
 from tests.commands.running import (
     EPOCHS,
@@ -87,6 +89,35 @@ def test_a_killed_run_that_is_resumed_writes_the_very_same_files(bn: Path, label
     assert again.code == 0, again.err
     for name in ("best.safetensors", "last.safetensors", "summary.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_that_breaks_off_at_its_end_writes_the_very_same_files_afterwards(
+    bn: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    break_at = 0
+
+    def write(path: Path, *what: Any, **how: Any) -> None:
+        written.append(path.name)
+        if len(written) == break_at:
+            raise KeyboardInterrupt
+        publish(path, *what, **how)
+
+    publish = run_folder.write
+    monkeypatch.setattr(run_folder, "write", write)
+    asked = ("--epochs", 2)
+    assert finetune(bn, labelled, tmp_path / "whole", *asked).code == 0
+    assert written[-3:] == ["state.safetensors", "last.safetensors", "best.safetensors"]
+    whole = len(written)
+    for write_number in range(whole - 2, whole + 1):
+        break_at = write_number
+        written.clear()
+        broken = tmp_path / str(write_number)
+        assert finetune(bn, labelled, broken, *asked).code == 130
+        break_at = 0
+        assert finetune(bn, labelled, broken, *asked, "--resume").code == 0
+        for name in ("best.safetensors", "last.safetensors", "summary.csv"):
+            assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_resumed_run_may_be_done_already(bn: Path, labelled: Path, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnretrofit import retrofit
 from bnretrofit.training import TrainingConfig, finetune_on
+from bnretrofit.training.history import Epoch
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training.protocols import Labelled
@@ -63,3 +64,25 @@ class Stopped(MemoryKeeper):
             raise KeyboardInterrupt
         # What is kept beside the tensors goes through a file's header.
         super().save(SavedRun(run.tensors, json.loads(json.dumps(run.document))))
+
+
+class Broken(MemoryKeeper):
+    """Ends the run at the write with this number, as a kill does: what is written then is lost."""
+
+    def __init__(self, at: int | None) -> None:
+        super().__init__()
+        self.at, self.writes = at, 0
+
+    def _count(self) -> None:
+        self.writes += 1
+        if self.writes == self.at:
+            raise KeyboardInterrupt
+
+    def save(self, run: SavedRun) -> None:
+        self._count()
+        # What is kept beside the tensors goes through a file's header.
+        super().save(SavedRun(run.tensors, json.loads(json.dumps(run.document))))
+
+    def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
+        self._count()
+        super().keep(name, tensors, epoch, measured=measured)

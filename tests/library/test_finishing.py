@@ -1,11 +1,17 @@
 """The end of a run: what is given as the best is the best once statistics are measured, also after another try."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 import torch
 
 from bnretrofit.training import finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
-from tests.library.finetuning_cases import config, samples, trained, with_norms
+from bnretrofit.training.protocols import Labelled
+from bnretrofit.training.results import Results
+from tests.library.finetuning_cases import CLASSES, Broken, config, samples, trained, with_norms
 
 # Running statistics that stay where they were while the weights move on.
 LAGGING = config(epochs=8, bn_momentum=1e-9)
@@ -38,6 +44,62 @@ def test_the_best_epoch_stays_the_best_where_measuring_does_not_change_that() ->
     assert best.epoch != last.epoch
     assert best.evaluation.top1 >= last.evaluation.top1
     assert keeper.kept["best"].epoch == best.epoch.epoch
+
+
+class Misled(LoaderSet):
+    """In the last of five epochs it tells wrong classes."""
+
+    def train(self, epoch: int, **ours: Any) -> Iterator[Labelled]:
+        for images, labels in super().train(epoch, **ours):
+            yield images, (labels + (epoch == 4)) % CLASSES
+
+
+def misled(keeper: MemoryKeeper) -> Results:
+    data, settings = Misled(samples(), samples()), config(epochs=5, lr=0.2, sched="constant", clip_grad=1.0)
+    return finetune_on(with_norms(), data, settings, device="cpu", keeper=keeper)
+
+
+def lagging(keeper: MemoryKeeper) -> Results:
+    return trained(with_norms(), LAGGING, keeper)
+
+
+def test_the_best_epoch_stays_the_best_with_measured_statistics() -> None:
+    keeper = MemoryKeeper()
+    results = misled(keeper)
+    best, last = results.best, results.last
+    assert best.evaluation is not None
+    assert last.evaluation is not None
+    assert best.epoch == results.history.best
+    assert best.epoch.epoch < last.epoch.epoch == 5
+    assert best.evaluation.top1 > last.evaluation.top1
+    # They are not as they were judged in their epoch, and both have been measured.
+    assert best.evaluation.loss != best.epoch.val_loss
+    assert best.variance_ratios is not None
+    assert [keeper.kept[name].measured for name in ("best", "last")] == [True, True]
+    assert keeper.kept["best"].epoch == best.epoch.epoch
+
+
+def unjudged(keeper: MemoryKeeper) -> Results:
+    return finetune_on(with_norms(), LoaderSet(samples(), None), config(epochs=2), device="cpu", keeper=keeper)
+
+
+@pytest.mark.parametrize(
+    "learn", [lagging, misled, unjudged], ids=["the last becomes the best", "the best stays", "the last is the best"]
+)
+def test_a_run_that_breaks_off_at_its_end_ends_as_if_it_had_not(learn: Any) -> None:
+    whole = Broken(None)
+    results = learn(whole)
+    # The state and perhaps the weights of the last epoch, the state of a run that has ended, its last and best weights.
+    for write in range(whole.writes - 4, whole.writes + 1):
+        broken = Broken(write)
+        with pytest.raises(KeyboardInterrupt):
+            learn(broken)
+        assert learn(broken) == results
+        assert broken.kept.keys() == whole.kept.keys()
+        for name, kept in whole.kept.items():
+            found = broken.kept[name]
+            assert (found.epoch, found.measured) == (kept.epoch, kept.measured)
+            assert all(torch.equal(tensor, found.tensors[key]) for key, tensor in kept.tensors.items())
 
 
 def test_without_validation_the_last_weights_are_the_best() -> None:
