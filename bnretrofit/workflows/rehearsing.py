@@ -7,6 +7,7 @@ are no identity any more is planned.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def _with_norms(opened: Opened, plan: PlanChoice, example: Tensor) -> tuple[Plan
     chosen, _ = decide(opened, plan, example, trust_code=False)
     part = insert_blank(opened.model, chosen)
     for site in chosen.sites:
-        norm = part.get_submodule(site.norm_name)
+        norm: Any = part.get_submodule(site.norm_name)
         norm.bias = nn.Parameter(torch.full_like(norm.bias, SHIFT))
     return chosen, part
 
