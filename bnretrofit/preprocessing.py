@@ -127,7 +127,7 @@ class Preprocessing:
         return f"{colour} / 255, {size}, mean {_values(self.mean)}, std {_values(self.std)}"
 
 
-def _check_size(name: str, size: tuple[int | None, ...], may_be_none: tuple[bool, ...]) -> None:
+def _check_size(name: str, size: Any, may_be_none: tuple[bool, ...]) -> None:
     """Refuse what is no size.
 
     Args:

@@ -145,9 +145,10 @@ def _converted(value: Any, kind: type) -> Any:
         return bool(value) if isinstance(value, (bool, np.bool_)) else None
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         return None
-    if kind is int and abs(int(value)) >= LARGE:
+    number: Any = value
+    if kind is int and abs(int(number)) >= LARGE:
         raise OverflowError
-    return kind(value)
+    return kind(number)
 
 
 def _limits(low: float, high: float) -> str:

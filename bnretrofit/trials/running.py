@@ -63,10 +63,8 @@ def taking(what: str, remedy: str, *, passing: tuple[type[Exception], ...] = ())
     """
     try:
         yield
-    except (RetrofitError, *passing):
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, (RetrofitError, *passing)) or is_out_of_memory(error):
             raise
         said = str(error).strip().splitlines()
         raise InputRejectedError(what, why=said[0] if said else type(error).__name__, remedy=remedy) from error

@@ -17,6 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from bnretrofit import publishing
 from bnretrofit.workflows import run_folder
 from tests.commands import factories
 from tests.commands.running import (
@@ -101,9 +102,8 @@ def test_a_run_that_breaks_off_at_its_end_writes_the_very_same_files_afterwards(
         written.append(path.name)
         if len(written) == break_at:
             raise KeyboardInterrupt
-        publish(path, *what, **how)
+        publishing.write(path, *what, **how)
 
-    publish = run_folder.write
     monkeypatch.setattr(run_folder, "write", write)
     asked = ("--epochs", 2)
     assert finetune(bn, labelled, tmp_path / "whole", *asked).code == 0
