@@ -59,8 +59,9 @@ class Preprocessing:
         return made
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document."""
-        return dataclasses.asdict(self)
+        """As a JSON document; of a size that was not seen it says nothing, as earlier versions do."""
+        document = dataclasses.asdict(self)
+        return {name: value for name, value in document.items() if name != "stored_size" or value is not None}
 
     def seen(self, images: Tensor) -> "Preprocessing":
         """The same, with the size of the images that it was used for where it does not say one.

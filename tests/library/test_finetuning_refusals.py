@@ -14,16 +14,18 @@ from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from tests.library.finetuning_cases import CLASSES, Stopped, config, samples, trained, with_norms
 
+STILL = config(lr=0.0, epochs=2, bn_stats="frozen")
+
 
 def test_the_best_weights_are_not_made_up_when_they_are_missing() -> None:
     keeper = MemoryKeeper()
-    # At this rate the first epoch is as good as it gets.
-    done = trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+    # At this rate no epoch is better than the first.
+    done = trained(with_norms(), STILL, keeper)
     assert done.history.best is not None
     assert done.history.best.epoch == 0
     del keeper.kept["best"]
     with pytest.raises(InputRejectedError, match="best weights of the run are missing"):
-        trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+        trained(with_norms(), STILL, keeper)
 
 
 def test_a_run_whose_best_weights_are_missing_is_not_gone_on_with() -> None:
@@ -39,10 +41,10 @@ def test_a_run_whose_best_weights_are_missing_is_not_gone_on_with() -> None:
 
 def test_weights_of_another_epoch_are_not_taken_for_the_best() -> None:
     keeper = MemoryKeeper()
-    trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+    trained(with_norms(), STILL, keeper)
     keeper.kept["best"] = replace(keeper.kept["best"], epoch=1)
     with pytest.raises(InputRejectedError, match="they are of epoch 0, and those in their place of epoch 1"):
-        trained(with_norms(), config(lr=0.0, epochs=2), keeper)
+        trained(with_norms(), STILL, keeper)
 
 
 class NoRoom(MemoryKeeper):
