@@ -11,8 +11,7 @@ from tests.library.finetuning_cases import config, trained, with_norms
 
 
 def test_a_note_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr("sys.stderr", screen)
+    screen = screen_of(monkeypatch)
     with tqdm(total=4, file=screen, ncols=60) as bar:
         bar.update()
         note("mind this")
@@ -23,8 +22,7 @@ def test_a_note_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_bar_that_is_not_shown_yet_is_not_brought_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr("sys.stderr", screen)
+    screen = screen_of(monkeypatch)
     with tqdm(total=4, file=screen, delay=60.0) as bar:
         bar.update()
         note("mind this")
@@ -32,8 +30,7 @@ def test_a_bar_that_is_not_shown_yet_is_not_brought_up(monkeypatch: pytest.Monke
 
 
 def test_an_error_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr("sys.stderr", screen)
+    screen = screen_of(monkeypatch)
     # An error's frames keep a bar from being closed.
     bar = tqdm(total=4, file=screen, ncols=60)
     bar.update()
@@ -52,6 +49,13 @@ def test_training_that_ends_before_its_bar_is_shown_leaves_nothing_of_it(
     trained(with_norms(), config(epochs=2))
     note("mind this")
     assert capfd.readouterr().err == "note: mind this\n"
+
+
+def screen_of(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is written to stderr from now on; pytest sets that anew after its fixtures were made."""
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    return written
 
 
 def shown(line: str) -> str:
