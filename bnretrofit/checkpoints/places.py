@@ -8,7 +8,7 @@ from typing import Any
 from bnretrofit.checkpoints.bounds import HEADER_BYTES, SHARDS
 from bnretrofit.errors import InputRejectedError
 
-__all__ = ["Place", "place_of"]
+__all__ = ["BEST", "FOLDED", "IN_FOLDERS", "LAST", "RETROFITTED", "STATE", "TRAINING", "Place", "place_of"]
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 """The weights of a run of ours."""

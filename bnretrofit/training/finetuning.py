@@ -7,7 +7,7 @@ from torch import nn
 
 from bnretrofit.errors import UsageError
 from bnretrofit.training.averaging import share_of_the_start
-from bnretrofit.training.budget import check_step
+from bnretrofit.training.budget import check_budget
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import accelerator_for
 from bnretrofit.training.finishing import finished
@@ -81,7 +81,7 @@ def _check_precision(model: nn.Module) -> None:
 def _trained(
     model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, keeper: Keeper, tell: Tell
 ) -> Results:
-    check_step(config, data, accelerator.num_processes)
+    check_budget(config, data, accelerator.process_index, accelerator.num_processes)
     with prepared(model, data, config, accelerator, tell) as ready:
         loop = Loop(model, data, config, ready, accelerator, keeper)
         average = share_of_the_start(config.ema_decay, loop.steps, warmup=config.ema_warmup)

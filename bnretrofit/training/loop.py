@@ -15,7 +15,7 @@ from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import foreign_norms, running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
-from bnretrofit.training.budget import check_patience, steps_in_all
+from bnretrofit.training.budget import steps_in_all
 from bnretrofit.training.config import TrainingConfig
 from bnretrofit.training.devices import gathered, parallel, share_buffers
 from bnretrofit.training.evaluation import evaluate_on_ranks
@@ -86,7 +86,6 @@ class Loop:
         # All have seen the same before anybody writes.
         self._accelerator.wait_for_everyone()
         if found is None:
-            check_patience(self._config, self._data, self._rank, self._ranks)
             self._end_epoch(None, 0.0)
         else:
             self._take_up(found)
