@@ -26,7 +26,8 @@ Written by `python -m benchmarks.finetune page` from `benchmarks/results/finetun
 commands that make the runs are in [benchmarks/README.md](../benchmarks/README.md). Networks that were trained without
 norms go on training as they are (*plain*) and with norms that this project has inserted (*retrofitted*): the same
 images in the same order, the same settings, the same budget. SGD with Nesterov's momentum 0.9, weight decay 5e-4,
-5 % warm-up, cosine; mirrored and shifted images for CIFAR-10, resized crops for imagenette.
+5 % warm-up, cosine; mirrored and shifted images for CIFAR-10, resized crops for imagenette. Runs were made on more than
+one kind of processor.
 
 Top-1 accuracy on test images in per cent with the weights of the last epoch: the mean over seeds, and in brackets the
 least and the most. A rate *trains* (✓) if its mean is within a point of the plain network's best at the same budget.

@@ -20,7 +20,8 @@ __all__ = ["momentum_set", "momentum_spread", "resolved", "smallest_batch", "syn
 
 SMALL_BATCH = 16
 """Below so many images per normalisation, "auto" freezes the statistics: with batch statistics a dense layer's outputs
-differ from those with running ones by 0.4 of their size at 8 images, and by 0.2 at 32."""
+differ from those with running ones by 0.4 of their size at 8 images, and by 0.2 at 32. Accuracy does not tell yet:
+see docs/decisions.md."""
 
 
 def resolved(config: TrainingConfig, images: int) -> str:
