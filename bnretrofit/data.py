@@ -1,7 +1,6 @@
 """The images of a folder -> batches. timm does the transforms."""
 
 import math
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from bnretrofit.decoding import decode
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.image_files import ImageFiles, find_images
 from bnretrofit.preprocessing import Preprocessing
+from bnretrofit.workers import begin_worker
 
-__all__ = ["ImageBatches", "ImageFiles", "eval_transform", "find_images", "heed_no_interruption"]
+__all__ = ["ImageBatches", "ImageFiles", "eval_transform", "find_images"]
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class ImageBatches:
             batch_size=self.batch_size,
             num_workers=self.workers,
             collate_fn=list,
-            worker_init_fn=heed_no_interruption,
+            worker_init_fn=begin_worker,
         )
         for items in loader:
             yield from self._stacked(items)
@@ -104,12 +104,6 @@ class ImageBatches:
                 why=reason,
                 remedy="remove it, or allow more with --max-bad-images",
             )
-
-
-def heed_no_interruption(_worker: int) -> None:
-    """Let a worker pass over Ctrl-C."""
-    # Ctrl-C reaches workers too, but the process that they work for says when they end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Decoded(Dataset[tuple[int, Tensor | str]]):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bnretrofit.data import heed_no_interruption
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training_data.bad_images import BadImage
 from bnretrofit.training_data.samples import Samples
 from bnretrofit.training_data.seeding import preserved, seed
+from bnretrofit.workers import begin_worker
 
 __all__ = ["LoadedBatch", "Loader", "Task", "as_it_is", "stacked"]
 
@@ -108,7 +108,7 @@ class Loader:
             sampler=queue,
             num_workers=self.workers,
             collate_fn=as_it_is,
-            worker_init_fn=heed_no_interruption,
+            worker_init_fn=begin_worker,
             persistent_workers=self.workers > 0,
             # Without one of its own a DataLoader draws from torch's, and so changes what dropout draws.
             generator=torch.Generator(),

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from bnretrofit.data import heed_no_interruption
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.training_data.bad_images import BadImage
 from bnretrofit.training_data.loading import LoadedBatch, as_it_is, stacked
 from bnretrofit.training_data.seeding import generator, preserved, seed
+from bnretrofit.workers import begin_worker
 
 __all__ = ["StreamPlan", "stream_batches"]
 
@@ -65,7 +65,7 @@ def stream_batches(dataset: Any, transform: Any, plan: StreamPlan, workers: int)
         batch_size=None,
         num_workers=workers,
         collate_fn=as_it_is,
-        worker_init_fn=heed_no_interruption,
+        worker_init_fn=begin_worker,
         # Readers shuffle with what workers are seeded with, which comes from here.
         generator=generator("stream", plan.seed, plan.epoch, plan.rank),
     )

@@ -2,6 +2,9 @@
 
 import multiprocessing
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +54,28 @@ def test_generators_are_left_as_they_were(source: TrainingSource, workers: int) 
     assert len(list(opened.calibration_batches(5))) == 2
     assert states() == before
     opened.close()
+
+
+ORPHANED = """
+import multiprocessing, os, signal, time
+from bnretrofit.workers import begin_worker
+
+def work():
+    begin_worker(0)
+    print("begun", flush=True)
+    time.sleep(600)
+
+multiprocessing.get_context("fork").Process(target=work).start()
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A process that is killed when its worker has begun, and nothing of torch's looks after that yet."""
+
+
+def test_a_worker_ends_with_the_process_that_it_works_for() -> None:
+    # Its output is whole once nobody is left who could write to it.
+    done = subprocess.run([sys.executable, "-c", ORPHANED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "begun\n")
 
 
 def workers_of(act: Callable[[], Any]) -> set[multiprocessing.process.BaseProcess]:
