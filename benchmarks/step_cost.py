@@ -193,7 +193,7 @@ def peak_in_process(model: str, name: str, batch_size: int) -> int:
     command += ["--batch-sizes", str(batch_size), "--peak", name]
     # What is freed goes back to the system at once, so that the peak is that of the tensors.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return int(json.loads(run.stdout))
 
 
