@@ -2,7 +2,7 @@
 
 The command trains the bundled network, with norms, on the bundled images, in a process that is forked from one that has
 run it before. Runs differ in what is saved when, in how many workers decode, before and after the kill, and in what is
-random besides order and augmentation: dropout, mixing, and an average of the weights.
+random besides order and augmentation: dropout, mixing, and an average of the weights; and in the layout in memory.
 """
 
 import importlib
@@ -34,6 +34,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("--save-steps", "1", "--opt", "adamw", "--lr", "0.001", "--bn-stats", "frozen"),
     ("--save-steps", "3", "--mixup", "0.2", "--model-ema-decay", "0.9"),
     (),
+    ("--channels-last", "--opt", "lamb", "--lr", "0.005", "--grad-accum-steps", "2", "--save-steps", "1"),
 )
 IMPORTED = (
     *("accelerate", "matplotlib.backends.backend_agg", "timm.optim", "timm.scheduler", "timm.utils", "yaml"),

@@ -62,20 +62,27 @@ def rearranges(node: fx.Node) -> bool:
     return bool(_SHAPE_OPS.search(op_of(node)))
 
 
-def output_layers(graph: Graph) -> set[fx.Node]:
+def output_layers(graph: Graph, *, behind_norms: bool = False) -> set[fx.Node]:
     """The calls of layers that make the model's output: the logits of a classifier, the last conv of a denoiser.
 
     A result of shape (N, K) is traced back through anything that reads one tensor; any other result only through what
     rearranges, pools or resizes, since an activation there means features rather than predictions.
+
+    Args:
+        graph: The captured model.
+        behind_norms: Also where a norm stands between a layer and the output.
     """
     found: set[fx.Node] = set()
     for result in inputs_of(graph.output):
         value = result.meta.get("val")
-        found |= _makers(graph, result, any_op=getattr(value, "ndim", 0) == 2, joins=1) or set()
+        any_op = getattr(value, "ndim", 0) == 2
+        found |= _makers(graph, result, any_op=any_op, joins=1, behind_norms=behind_norms) or set()
     return found
 
 
-def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int) -> set[fx.Node] | None:
+def _makers(
+    graph: Graph, node: fx.Node, *, any_op: bool, joins: int, behind_norms: bool
+) -> set[fx.Node] | None:
     """Layers behind a result: an empty set if the model's input is reached, None if something else stands between."""
     while True:
         if op_of(node) in LAYER_OPS:
@@ -83,6 +90,8 @@ def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int) -> set[fx.
         if node in graph.inputs:
             return set()
         read = inputs_of(node)
+        if behind_norms and op_of(node).startswith("aten.batch_norm."):
+            read = read[:1]
         if any(graph.tensor(source) is not None for source in read) or not read:
             return None
         if len(read) > 1:
@@ -94,7 +103,9 @@ def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int) -> set[fx.
     # Two heads averaged, or an input added to a residual: one join, since a trunk of residual blocks is no head.
     if joins == 0:
         return None
-    branches = [_makers(graph, source, any_op=any_op, joins=joins - 1) for source in read]
+    branches = [
+        _makers(graph, source, any_op=any_op, joins=joins - 1, behind_norms=behind_norms) for source in read
+    ]
     if any(branch is None for branch in branches):
         return None
     return set().union(*(branch for branch in branches if branch))

@@ -100,7 +100,7 @@ class _Run:
         recipe, model = self._recipe, self._model
         steps, every = recipe.budget.steps, max(1, recipe.budget.steps // recipe.budget.looks)
         config = TrainingConfig(steps=steps, lr=recipe.rate, seed=recipe.seed)
-        trained = trained_parameters(model, self._example, "all")
+        trained = trained_parameters(model, self._example, "all", batch_statistics=True)
         with ExitStack() as stack:
             stack.enter_context(trained_alone(model, trained))
             pool = self._statistics(stack)

@@ -6,6 +6,7 @@ from torch import nn
 
 from bnretrofit.batches import device_of
 from bnretrofit.training.config import TrainingConfig
+from bnretrofit.training.devices import process_kept
 from bnretrofit.training.finetuning import finetune_on
 from bnretrofit.training.history import Epoch, History
 from bnretrofit.training.loaders import LoaderSet
@@ -24,8 +25,8 @@ def finetune(
 
     Args:
         model: A network, with norms or without; it ends with the weights of its best epoch (of the last one without
-            validation batches) and running statistics measured with them, in the mode that it came in. It is trained
-            where it is; under `accelerate launch` or `torchrun`, on a GPU, each rank on its own.
+            validation batches) and running statistics measured with them, in the mode that it came in. On the
+            CPU it is trained there; otherwise on accelerate's GPU, of each rank its own, and ends where it was.
         train: Gives (images (N, C, H, W), labels (N,)) each time it is gone through, such as a DataLoader.
         val: The same for validation; None without.
         config: How.
@@ -39,4 +40,5 @@ def finetune(
         TrainingDivergedError: The loss is not finite any more; the model has the weights of the epoch before.
     """
     device = "cpu" if device_of(model).type == "cpu" else None
-    return finetune_on(model, LoaderSet(train, val), config, device=device).history
+    with process_kept():
+        return finetune_on(model, LoaderSet(train, val), config, device=device).history

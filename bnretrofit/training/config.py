@@ -17,9 +17,10 @@ class TrainingConfig:
     Attributes:
         epochs: How often the training set is gone through.
         steps: Optimiser steps in all, instead of `epochs`; may end in the midst of an epoch.
-        lr: Learning rate after warm-up.
+        lr: Top of the learning rate's schedule, which counts from the first step, as timm's does by default: where
+            warm-up ends, a cosine has fallen a little already.
         opt: An optimiser by timm's name: "sgd" (with Nesterov's momentum), "adamw" …
-        momentum: Of optimisers that have one.
+        momentum: Of optimisers that have one; for others another than the default is refused.
         weight_decay: On weights alone: not on norms, nor on biases.
         sched: How the rate falls after warm-up: "cosine", "linear" or "constant".
         min_lr: Where it falls to; at most `lr`.

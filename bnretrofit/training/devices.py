@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from bnretrofit.batches import checked_device
 from bnretrofit.errors import UsageError
 
-__all__ = ["accelerator_for", "gathered", "parallel", "process_rank", "share_buffers"]
+__all__ = ["accelerator_for", "gathered", "parallel", "process_kept", "process_rank", "share_buffers"]
 
 
 def accelerator_for(device: str | None, amp: str) -> Any:
@@ -49,6 +51,23 @@ def accelerator_for(device: str | None, amp: str) -> Any:
     # Also of the process: a loop of somebody's that was left in the midst of a step would have ours make none.
     made.gradient_state._set_sync_gradients(True)  # noqa: SLF001
     return made
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Give the process back, in the end, what accelerate keeps of it: a caller may have an Accelerator, or make one."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    kinds: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)
+    before = [dict(kind._shared_state) for kind in kinds]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, before, strict=True):
+            # Ranks that have found each other stay together.
+            if state or kind is not PartialState or process_rank()[1] == 1:
+                kind._shared_state.clear()  # noqa: SLF001
+                kind._shared_state.update(state)  # noqa: SLF001
 
 
 def process_rank() -> tuple[int, int]:

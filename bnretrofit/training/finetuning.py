@@ -1,5 +1,7 @@
 """model with norms + labelled images -> the same with better weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,19 +53,31 @@ def finetune_on(
     kept: Keeper = MemoryKeeper() if keeper is None else keeper
     accelerator = accelerator_for(device, config.amp)
     tell = silent if tell is None or not accelerator.is_main_process else tell
-    home, random = next(model.parameters()).device, torch.get_rng_state()
+    home, gpus = next(model.parameters()).device, range(torch.cuda.device_count())
     modes = {module: module.training for module in model.modules()}
+    with torch.random.fork_rng(gpus), _layout_kept(model):
+        try:
+            model.to(accelerator.device)
+            if config.channels_last:
+                model.to(memory_format=torch.channels_last)
+            model.eval()
+            return _trained(model, data, config, accelerator, kept, tell)
+        finally:
+            model.to(home)
+            for module, training in modes.items():
+                module.training = training
+
+
+@contextmanager
+def _layout_kept(model: nn.Module) -> Iterator[None]:
+    """Give weights the layout in memory that they had."""
+    before = [(parameter, parameter.is_contiguous()) for parameter in model.parameters()]
     try:
-        model.to(accelerator.device)
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)
-        model.eval()
-        return _trained(model, data, config, accelerator, kept, tell)
+        yield
     finally:
-        model.to(home)
-        torch.set_rng_state(random)
-        for module, training in modes.items():
-            module.training = training
+        for parameter, contiguous in before:
+            if contiguous:
+                parameter.data = parameter.data.contiguous()
 
 
 def _check_precision(model: nn.Module) -> None:

@@ -17,14 +17,28 @@ class LoaderSet:
     Attributes:
         loader: Gives (images, labels) each time it is gone through, such as a DataLoader.
         labelled: The same for validation; None without.
+
+    Raises:
+        UsageError: One of them can be gone through once only.
     """
 
     loader: Iterable[Labelled]
     labelled: Iterable[Labelled] | None
 
+    def __post_init__(self) -> None:
+        for name, loader in (("training", self.loader), ("validation", self.labelled)):
+            # Not by iter(loader), which would start a DataLoader's workers.
+            if isinstance(loader, Iterator):
+                remedy = "give a DataLoader or a list"
+                raise UsageError(f"the {name} set can be gone through once only", remedy=remedy)
+
     def batches_per_epoch(self, ranks: int = 1, accumulate: int = 1) -> int | None:  # noqa: ARG002
         """Steps of an epoch; None for a loader without a length."""
-        return len(self.loader) // accumulate if isinstance(self.loader, Sized) else None
+        try:
+            return len(self.loader) // accumulate if isinstance(self.loader, Sized) else None
+        except TypeError:
+            # A DataLoader has a length by its class, and none where its data set has none.
+            return None
 
     def train(
         self,
@@ -35,13 +49,7 @@ class LoaderSet:
         ranks: int = 1,  # noqa: ARG002
         accumulate: int = 1,
     ) -> Iterator[Labelled]:
-        """The loader's batches; those before step `start` are gone through and dropped.
-
-        Raises:
-            UsageError: The loader can be gone through once only.
-        """
-        if iter(self.loader) is self.loader:
-            raise UsageError("the training set can be gone through once only", remedy="give a DataLoader or a list")
+        """The loader's batches; those before step `start` are gone through and dropped."""
         # A DistributedSampler is told the epoch as its documentation asks for.
         set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:

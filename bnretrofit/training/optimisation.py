@@ -1,6 +1,7 @@
 """Settings -> the optimiser and its rate at each step. Both are timm's."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
         raise UsageError(
             f"there is no optimiser '{config.opt}' with these settings", why=said, remedy="take sgd or adamw"
         ) from error
+    _check_used(config, trained, optimizer)
     if getattr(optimizer, "is_second_order", False):
         why = "it needs gradients of gradients"
         raise UsageError(f"there is no training with the optimiser '{config.opt}'", why=why, remedy="take sgd or adamw")
@@ -48,6 +50,20 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
     if more:
         raise _unkept(config.opt, ", ".join(more))
     return optimizer
+
+
+def _check_used(config: TrainingConfig, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse settings that were chosen and would do nothing; the defaults are nobody's choice."""
+    defaults = {field.name: field.default for field in fields(config)}
+    if config.momentum not in (0, defaults["momentum"]):
+        if any(group.get("momentum") != config.momentum for group in optimizer.param_groups):
+            why = f"the optimiser '{config.opt}' has none"
+            remedy = "leave out momentum, or take opt=sgd"
+            raise UsageError("momentum would do nothing", why=why, remedy=remedy).of("momentum", "opt")
+    if config.weight_decay not in (0, defaults["weight_decay"]) and not trained.decayed:
+        why = f"train={config.train} trains nothing that decays"
+        remedy = "leave out weight_decay, or take train=all"
+        raise UsageError("weight_decay would do nothing", why=why, remedy=remedy).of("weight_decay", "train")
 
 
 def _unkept(name: str, what: str) -> UsageError:

@@ -1,6 +1,6 @@
 """model + choice -> which parameters are trained, and with what weight decay."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnretrofit.batches import Batch
-from bnretrofit.capture import capture
+from bnretrofit.capture import Graph, capture
 from bnretrofit.errors import UsageError
-from bnretrofit.folding import make_fold_plan
-from bnretrofit.norms import is_batch_norm
+from bnretrofit.norm_calls import backward_norms
+from bnretrofit.norms import is_batch_norm, is_frozen_norm
+from bnretrofit.obstacles import norm_obstacle, obstacle_before
 from bnretrofit.planning import named_classifiers
 from bnretrofit.topology import output_layers
 
@@ -26,8 +27,8 @@ class Trained:
         decayed: Weights of layers, by name.
         undecayed: Weights and biases of norms, all other vectors and scalars, and what the model's own
             `no_weight_decay` names.
-        redundant: Biases of layers whose norm takes them away again: with batch statistics their gradient is zero, and
-            the norm's own bias says the same. They keep their value, which folding takes into account.
+        redundant: Biases of layers whose norm takes them away again, with batch statistics, or whose norm has a bias
+            that is trained and says the same. They keep their value, which folding takes into account.
     """
 
     decayed: dict[str, Tensor]
@@ -44,20 +45,24 @@ class Trained:
         return self.decayed | self.undecayed
 
 
-def trained_parameters(model: nn.Module, example: Batch, train: str) -> Trained:
+def trained_parameters(model: nn.Module, example: Batch, train: str, *, batch_statistics: bool) -> Trained:
     """Choose what is trained.
 
     Args:
         model: In eval mode; parameters that require no gradient stay out.
         example: Any batch of the right shape.
         train: See `TrainingConfig.train`.
+        batch_statistics: Whether norms use those of each batch.
 
     Raises:
-        UsageError: That is nothing.
+        UsageError: That is nothing, or a part of it is not there.
     """
     norms = {name for name, module in model.named_modules() if is_batch_norm(module)}
-    heads = _heads(model, example) if "head" in train else set()
-    redundant = _redundant_biases(model, example)
+    graph = capture(model, example)
+    heads = _heads(graph) if "head" in train else set()
+    _check_parts(train, norms, heads)
+    learning = norms if train == "all" or "bn" in train else set()
+    redundant = _redundant_biases(graph, learning, batch_statistics=batch_statistics)
     # What timm's models say of tokens and embeddings.
     named: Any = getattr(model, "no_weight_decay", ())
     exempt = set(named() if callable(named) else named)
@@ -93,16 +98,32 @@ def trained_alone(model: nn.Module, trained: Trained) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _heads(model: nn.Module, example: Batch) -> set[str]:
-    graph = capture(model, example)
-    return {graph.owners[node] for node in output_layers(graph)} | named_classifiers(model)
+def _heads(graph: Graph) -> set[str]:
+    return {graph.owners[node] for node in output_layers(graph, behind_norms=True)} | named_classifiers(graph.model)
 
 
-def _redundant_biases(model: nn.Module, example: Batch) -> tuple[str, ...]:
-    folds = make_fold_plan(model, example).folds
-    layers = {fold.layer for fold in folds if fold.direction == "backward"}
-    return tuple(f"{name}.bias" for name in sorted(layers) if _has_bias(model.get_submodule(name)))
+def _check_parts(train: str, norms: Collection[str], heads: Collection[str]) -> None:
+    missing = {"bn": not norms, "head": not heads}
+    whys = {"bn": "the network has no norms", "head": "no layer of its own can be told to make the logits"}
+    for part in train.split("+"):
+        if missing.get(part):
+            raise UsageError(
+                f"there is no '{part}' to train",
+                why=whys[part],
+                remedy="train all" + (", or retrofit the checkpoint first" if part == "bn" else " or bn"),
+            ).of("train")
 
 
-def _has_bias(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "bias", None), nn.Parameter)
+def _redundant_biases(graph: Graph, learning: Collection[str], *, batch_statistics: bool) -> tuple[str, ...]:
+    found = set()
+    for node, call in backward_norms(graph).items():
+        name, layer = graph.owners[node], graph.owners[call]
+        norm, bias = graph.owner(node), getattr(graph.owner(call), "bias", None)
+        own = getattr(norm, "bias", None)
+        says_the_same = name in learning and own is not None and own.requires_grad
+        taken_away = batch_statistics and not is_frozen_norm(norm)
+        if not isinstance(bias, nn.Parameter) or not (taken_away or says_the_same):
+            continue
+        if norm_obstacle(graph, name, norm) is None and obstacle_before(graph, layer, name) is None:
+            found.add(f"{layer}.bias")
+    return tuple(sorted(found))

@@ -23,7 +23,12 @@ from bnretrofit.training.reaching import unreached
 from bnretrofit.training.targets import check_mixing
 from bnretrofit.trials.drift import drift_of
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+DROPOUTS: dict[type[nn.Module], str] = {
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), "p"),
+    nn.FeatureAlphaDropout: "p",
+    nn.MultiheadAttention: "dropout",
+}
+"""By which attribute a module keeps the rate of its dropout."""
 
 __all__ = ["Prepared", "Tell", "prepared", "silent"]
 
@@ -79,7 +84,11 @@ def prepared(
     # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
     sizes = [int(size) for size in gathered(accelerator, torch.tensor(len(images), device=images.device))]
     check_mixing(config, min(sizes))
+    if (config.mixup or config.cutmix) and max(sizes) % 2:
+        tell(f"images are mixed in pairs: one image of each batch of {max(sizes)} is left out")
     batch = _batch_statistics(config, min(sizes), max(sizes) * ranks, norms=bool(norms or foreign))
+    if config.bn_stats != "auto" and not (norms or foreign):
+        tell(f"the network has no norms: bn_stats={config.bn_stats} does nothing")
     if norms or foreign:
         drift = drift_of(model, images)
         how = "the statistics of each batch" if batch else "their running statistics"
@@ -89,7 +98,7 @@ def prepared(
             f"'{name}' is a {type(foreign[name]).__name__}, which computes in a way of its own: its running statistics "
             "are not measured again, nor pooled, and --bn-momentum does not reach it"
         )
-    trained = trained_parameters(model, images[:1], config.train)
+    trained = trained_parameters(model, images[:1], config.train, batch_statistics=batch)
     skipped = unreached(model, images[:1], trained.named(), training=True)
     beside = set(skipped).intersection(unreached(model, images[:1], trained.named(), training=False))
     if beside:
@@ -154,14 +163,23 @@ def _first_images(data: TrainingSet, accelerator: Any, accumulate: int) -> Tenso
 @contextmanager
 def _dropout_set(model: nn.Module, rate: float | None) -> Iterator[None]:
     """While it lasts, all dropouts have this rate. Torch scales what is left at training time: no weight changes."""
-    dropouts: list[Any] = [module for module in model.modules() if isinstance(module, DROPOUTS)]
-    before = [dropout.p for dropout in dropouts]
+    dropouts = [
+        (module, attribute)
+        for module in model.modules()
+        for kind, attribute in DROPOUTS.items()
+        if isinstance(module, kind)
+    ]
+    before = [getattr(module, attribute) for module, attribute in dropouts]
     if rate is not None and not dropouts:
-        raise UsageError("the network has no dropout whose rate could be set", remedy="leave out --dropout")
+        raise UsageError(
+            "the network has no dropout whose rate could be set",
+            why="none of its modules is a Dropout, and what its own code drops is not seen",
+            remedy="leave out dropout",
+        ).of("dropout")
     try:
-        for dropout in dropouts:
-            dropout.p = dropout.p if rate is None else rate
+        for (module, attribute), own in zip(dropouts, before, strict=True):
+            setattr(module, attribute, own if rate is None else rate)
         yield
     finally:
-        for dropout, rate_before in zip(dropouts, before, strict=True):
-            dropout.p = rate_before
+        for (module, attribute), own in zip(dropouts, before, strict=True):
+            setattr(module, attribute, own)

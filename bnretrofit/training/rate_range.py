@@ -89,7 +89,7 @@ def find_rate(model: nn.Module, data: TrainingSet, config: TrainingConfig, devic
     accelerator = accelerator_for(device, config.amp)
     copy = independent_copy(model).to(accelerator.device).eval()
     steps = STILL_STEPS + STEPS
-    tried = replace(config, steps=steps, warmup_steps=0, ema_decay=None)
+    tried = replace(config, steps=steps, warmup_steps=0, ema_decay=None, ema_warmup=False)
     curve = _Curve()
     with ExitStack() as stack:
         ready = stack.enter_context(prepared(copy, data, tried, accelerator, silent))

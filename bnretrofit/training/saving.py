@@ -92,6 +92,8 @@ def saved(
         for name in [name for name, value in group.items() if isinstance(value, Tensor)]:
             tensors[f"group.{number}.{name}"] = group.pop(name)
     document = {"progress": progress.to_json(), "groups": groups, "rest": rest, "scaler": dict(scaler)}
+    # A file holds none of it, and sums in another order round otherwise.
+    document["strides"] = {name: list(tensor.stride()) for name, tensor in tensors.items() if not tensor.is_contiguous()}
     return SavedRun({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, document)
 
 
@@ -122,7 +124,9 @@ def restore_optimizer(found: SavedRun, optimizer: torch.optim.Optimizer) -> None
     for name, tensor in found.tensors.items():
         if name.startswith("optimizer."):
             _, number, entry = name.split(".", 2)
-            state.setdefault(int(number), {})[entry] = tensor
+            stride = found.document.get("strides", {}).get(name, tensor.stride())
+            laid_out = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+            state.setdefault(int(number), {})[entry] = laid_out
     now = optimizer.state_dict()["param_groups"]
     groups = [{**old, "params": new["params"]} for old, new in zip(found.document["groups"], now, strict=False)]
     for name, tensor in found.tensors.items():
@@ -133,3 +137,14 @@ def restore_optimizer(found: SavedRun, optimizer: torch.optim.Optimizer) -> None
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:
         raise InputRejectedError("the run's state is of another optimiser", why=str(error)) from error
+    _keep_dtypes(state, optimizer)
+
+
+def _keep_dtypes(state: Mapping[int, Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Torch gives what it loads the dtype of the parameter, which not all of an optimiser's tensors have."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, entries in state.items():
+        loaded = optimizer.state[parameters[number]]
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+                loaded[name] = value.to(loaded[name].device)

@@ -75,6 +75,8 @@ class Stepper:
         if rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+        # Also of what somebody has computed before the first step.
+        self.optimizer.zero_grad()
         losses = []
         for number, batch in enumerate(micros):
             # As one rank would number them that goes over the batches of all ranks.
@@ -89,7 +91,6 @@ class Stepper:
             accelerator.clip_grad_norm_(self._ready.trained.named().values(), config.clip_grad)
         self.optimizer.step()
         self._count_skipped(step)
-        self.optimizer.zero_grad()
         mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         return mean
 

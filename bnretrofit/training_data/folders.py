@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.image_files import ImageFiles, find_images, visible
 from bnretrofit.training_data.samples import FolderSamples, Part
 from bnretrofit.training_data.splits import split
@@ -48,9 +48,9 @@ def open_folders(
 
     Raises:
         InputRejectedError: A folder cannot be read, has no class folders, or has classes that training has not.
-        UsageError: The share is out of range, or a class is too small to be split.
+        UsageError: The share is out of range, or a class is too small to be split, or there is a folder as well.
     """
-    root, val = taken_apart(root, val)
+    root, val = taken_apart(root, val, val_split)
     found = _classified(root, max_bad_images)
     samples = FolderSamples(found, found.classes, found.labels)
     others = _names(found)
@@ -65,14 +65,27 @@ def open_folders(
     return FolderParts(Part(samples, kept), Part(samples, aside), others)
 
 
-def taken_apart(root: Path, val: Path | None) -> tuple[Path, Path | None]:
-    """The folder to train on and the one to validate with; of a folder that holds nothing but splits, two of these."""
+def taken_apart(root: Path, val: Path | None, val_split: float | None) -> tuple[Path, Path | None]:
+    """The folder to train on and the one to validate with; of a folder that holds nothing but splits, two of these.
+
+    Raises:
+        UsageError: There is one to validate with, and a share is to be set aside.
+    """
     folders = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
     train = next((name for name in TRAINING if name in folders), None)
     if train is None or not folders <= {*TRAINING, *VALIDATION, *TEST}:
         return root, val
     named = next((name for name in VALIDATION if name in folders), None)
-    return root / train, root / named if val is None and named is not None else val
+    if val is None and named is not None:
+        if val_split is not None:
+            raise UsageError(
+                "nothing is to be set aside with --val-split",
+                where=str(root),
+                why=f"it has a folder to validate with, '{named}'",
+                remedy=f"leave out --val-split, or name the folder '{train}' in it",
+            )
+        val = root / named
+    return root / train, val
 
 
 def _classified(folder: Path, max_bad_images: int) -> ImageFiles:

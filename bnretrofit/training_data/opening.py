@@ -31,6 +31,8 @@ def open_training(source: TrainingSource) -> TrainingSet:
     for name, value, least in (("batch-size", source.batch_size, 1), ("workers", source.workers, 0)):
         if value < least:
             raise UsageError(f"--{name} must be at least {least}", why=f"it is {value}")
+    if source.val is not None and source.val_split is not None:
+        raise UsageError("val and val_split exclude each other", remedy="leave out one of them")
     dataset = parse_dataset(source.root, source.data_dir)
     if dataset is None:
         if source.data_dir is not None or source.train_split != TRAIN_SPLIT:

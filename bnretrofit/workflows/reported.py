@@ -81,7 +81,7 @@ def _images(settings: Mapping[str, Any]) -> tuple[Path | None, tuple[str, ...]]:
     root, val = (settings.get(name) for name in ("data", "val"))
     if not isinstance(root, str):
         return None, ()
-    train, judged = taken_apart(Path(root), Path(val) if isinstance(val, str) else None)
+    train, judged = taken_apart(Path(root), Path(val) if isinstance(val, str) else None, None)
     folder = train if judged is None else judged
     if not folder.is_dir():
         return None, (f"the run's images are not at '{folder}' any more: pass -d",)

@@ -94,7 +94,7 @@ def run_checkpoint(
         raise UsageError("run needs a folder of training images", where=data.root, remedy=remedy)
     # The folder as it was given, too: what is put among the splits would not be a split.
     check_apart(run.folder, data.root, data.val)
-    root, val = taken_apart(Path(data.root), None if data.val is None else Path(data.val))
+    root, val = taken_apart(Path(data.root), None if data.val is None else Path(data.val), data.val_split)
     data = replace(data, root=str(root), val=None if val is None else str(val))
     if plan.like is not None:
         why = "the result is to load into the architecture that the checkpoint is of"

@@ -80,6 +80,7 @@ def killed(bn: Path, labelled: Path, output: Path, ready: int, *more: object) ->
                 process.kill()
                 break
             time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_killed_run_that_is_resumed_writes_the_very_same_files(bn: Path, labelled: Path, tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ def trained(model: nn.Module, settings: TrainingConfig, keeper: MemoryKeeper | N
     return finetune_on(model, LoaderSet(samples(), samples()), settings, device="cpu", keeper=keeper)
 
 
+def as_read(run: SavedRun) -> SavedRun:
+    """A run's state as a file gives it back: it holds no layout of tensors, and the rest goes through its header."""
+    tensors = {name: tensor.contiguous() for name, tensor in run.tensors.items()}
+    return SavedRun(tensors, json.loads(json.dumps(run.document)))
+
+
 class Stopped(MemoryKeeper):
     """Ends the run when it is to save a step, as a kill does: what is saved then is lost."""
 
@@ -62,8 +68,7 @@ class Stopped(MemoryKeeper):
     def save(self, run: SavedRun) -> None:
         if self.stop is not None and run.progress.step >= self.stop:
             raise KeyboardInterrupt
-        # What is kept beside the tensors goes through a file's header.
-        super().save(SavedRun(run.tensors, json.loads(json.dumps(run.document))))
+        super().save(as_read(run))
 
 
 class Broken(MemoryKeeper):
@@ -80,8 +85,7 @@ class Broken(MemoryKeeper):
 
     def save(self, run: SavedRun) -> None:
         self._count()
-        # What is kept beside the tensors goes through a file's header.
-        super().save(SavedRun(run.tensors, json.loads(json.dumps(run.document))))
+        super().save(as_read(run))
 
     def keep(self, name: str, tensors: dict[str, Tensor], epoch: Epoch, *, measured: bool) -> None:
         self._count()

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from bnretrofit.errors import InputRejectedError, TrainingDivergedError
-from bnretrofit.training import TrainingConfig, finetune
+from bnretrofit.training import TrainingConfig, finetune, finetune_on
+from bnretrofit.training.loaders import LoaderSet
 from tests.library.finetuning_cases import Stopped, config, samples, trained, with_norms
 
 
@@ -34,6 +35,8 @@ SETTINGS = {
     "frozen": config(bn_stats="frozen", momentum=0.0),
     # It counts its steps beside the states of the parameters.
     "lamb": config(opt="lamb", lr=0.02),
+    # Sums over tensors in the other layout, which no file holds, round otherwise.
+    "lamb, channels last": config(opt="lamb", lr=0.02, channels_last=True),
 }
 
 
@@ -53,6 +56,40 @@ def test_a_run_that_is_broken_off_and_taken_up_again_ends_with_the_same_bits(nam
     assert trained(again, settings, keeper) == results
     for tensor, expected in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(tensor, expected)
+
+
+def test_an_optimiser_s_tensors_keep_their_dtypes() -> None:
+    settings = config(opt="nadam", lr=0.01)
+    whole, again, keeper = with_norms().double(), with_norms().double(), Stopped(3)
+    doubled = [(images.double(), labels) for images, labels in samples()]
+    finetune_on(whole, LoaderSet(doubled, doubled), settings, device="cpu", keeper=Stopped(None))
+    with pytest.raises(KeyboardInterrupt):
+        finetune_on(again, LoaderSet(doubled, doubled), settings, device="cpu", keeper=keeper)
+    keeper.stop = None
+    finetune_on(again, LoaderSet(doubled, doubled), settings, device="cpu", keeper=keeper)
+    for tensor, expected in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected)
+
+
+def test_gradients_that_somebody_left_do_not_matter() -> None:
+    left = with_norms()
+    for parameter in left.parameters():
+        parameter.grad = torch.full_like(parameter, 9.0)
+    assert trained(left, config()) == trained(with_norms(), config())
+
+
+def test_the_process_and_the_model_s_layout_are_as_before() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(with_norms(), samples(), None, config(epochs=1))
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    model, random = with_norms(), torch.get_rng_state()
+    finetune(model, samples(), None, config(epochs=1, channels_last=True))
+    assert theirs.mixed_precision == "bf16"
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from timm.layers import FrozenBatchNormAct2d
+from torch import Tensor, nn
 
+from bnretrofit import retrofit
 from bnretrofit.errors import UsageError
 from bnretrofit.training.memory_keeper import MemoryKeeper
 from bnretrofit.training.parameters import trained_parameters
-from tests.library.finetuning_cases import CLASSES, config, samples, trained, with_norms
+from bnretrofit.training.preparation import _dropout_set
+from tests.library.finetuning_cases import CLASSES, config, network, samples, trained, with_norms
 
 
 @pytest.mark.parametrize(
@@ -56,9 +59,65 @@ def test_what_a_model_names_does_not_decay() -> None:
             return {"9.weight"}
 
     model = Named(*with_norms().children())
-    found = trained_parameters(model.eval(), samples()[0][0], "all")
+    found = trained_parameters(model.eval(), samples()[0][0], "all", batch_statistics=True)
     assert "9.weight" in found.undecayed
     assert "0.layer.weight" in found.decayed
+
+
+def test_what_is_to_be_trained_and_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="there is no 'bn' to train: the network has no norms"):
+        trained(network(), config(train="bn+head"))
+
+    class Scaled(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+            return super().forward(input) * self.scale
+
+    for choice in ("head", "bn+head"):
+        with pytest.raises(UsageError, match="there is no 'head' to train"):
+            trained(Scaled(*with_norms().children()), config(train=choice))
+
+
+def test_a_head_with_a_norm_behind_it_is_one() -> None:
+    example = samples()[0][0]
+    model = retrofit(network(), [example], include=["*", "9"])
+    found = trained_parameters(model.eval(), example, "head", batch_statistics=False)
+    assert set(found.named()) == {"9.layer.weight", "9.layer.bias"}
+
+
+def biases(norm: nn.Module, *, batch_statistics: bool, train: str = "all") -> set[str]:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, CLASSES)).eval()
+    found = trained_parameters(model, samples()[0][0], train, batch_statistics=batch_statistics)
+    assert set(found.redundant) == {"0.bias"} - found.named().keys()
+    return found.named().keys() & {"0.bias", "1.bias"}
+
+
+def test_a_bias_before_a_norm_is_left_out_where_something_says_the_same() -> None:
+    assert biases(nn.BatchNorm2d(4), batch_statistics=True) == {"1.bias"}
+    assert biases(nn.BatchNorm2d(4), batch_statistics=False) == {"1.bias"}
+    assert biases(nn.BatchNorm2d(4, affine=False), batch_statistics=True) == set()
+    # With running statistics it shifts the output, and no norm's bias does.
+    assert biases(nn.BatchNorm2d(4, affine=False), batch_statistics=False) == {"0.bias"}
+    held = nn.BatchNorm2d(4)
+    assert held.bias is not None
+    held.bias.requires_grad_(False)
+    assert biases(held, batch_statistics=False) == {"0.bias"}
+    frozen = FrozenBatchNormAct2d(4)
+    assert biases(frozen, batch_statistics=True) == {"0.bias"}
+
+
+def test_a_bias_before_a_norm_of_the_network_s_own_is_left_out_beside_inserted_ones() -> None:
+    torch.manual_seed(0)
+    own = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(16, CLASSES)),
+    ).eval()
+    example = samples()[0][0]
+    found = trained_parameters(retrofit(own, [example]).eval(), example, "all", batch_statistics=True)
+    assert found.redundant == ("0.bias", "3.layer.bias")
 
 
 def test_dropout_is_set_for_the_run_alone() -> None:
@@ -70,3 +129,10 @@ def test_dropout_is_set_for_the_run_alone() -> None:
     assert model[8].p == 0.3
     with pytest.raises(UsageError, match="no dropout"):
         trained(nn.Sequential(nn.Flatten(), nn.Linear(108, CLASSES)), config(dropout=0.1))
+
+
+def test_dropout_of_attention_is_set_too() -> None:
+    layer = nn.TransformerEncoderLayer(12, 2, dropout=0.3, batch_first=True)
+    with _dropout_set(layer, 0.1):
+        assert {layer.dropout.p, layer.dropout1.p, layer.self_attn.dropout} == {0.1}
+    assert {layer.dropout.p, layer.dropout1.p, layer.self_attn.dropout} == {0.3}

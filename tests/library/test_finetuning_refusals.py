@@ -129,6 +129,26 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
         finetune(with_norms(), samples()[:2], None, config(grad_accum_steps=4))
 
 
+def test_sets_that_can_be_gone_through_once_only_are_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="the training set can be gone through once only"):
+        finetune(with_norms(), iter(samples()), None, config())
+    with pytest.raises(UsageError, match="the validation set can be gone through once only"):
+        finetune(with_norms(), samples(), iter(samples()), config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"opt": "adamw", "momentum": 0.3}, "momentum would do nothing: the optimiser 'adamw' has none"),
+        ({"train": "bn", "weight_decay": 0.3}, "weight_decay would do nothing: train=bn trains nothing that decays"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        trained(with_norms(), config(**changes))
+    trained(with_norms(), config(epochs=1, **{**changes, "momentum": 0.9, "weight_decay": 0.0}))
+
+
 def test_what_the_machine_or_the_state_cannot_do_is_refused() -> None:
     with pytest.raises(UsageError, match="fp16"):
         trained(with_norms(), config(amp="fp16"))

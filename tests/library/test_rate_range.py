@@ -25,6 +25,12 @@ def test_the_range_test_stops_where_the_loss_rises_and_leaves_the_model() -> Non
     assert finetune(model, samples(), samples(), config(lr=found.chosen)).epochs
 
 
+def test_the_range_test_keeps_no_average() -> None:
+    averaged = config(ema_decay=0.9, ema_warmup=True)
+    plain = find_rate(with_norms(), LoaderSet(samples(), None), config(), "cpu")
+    assert find_rate(with_norms(), LoaderSet(samples(), None), averaged, "cpu") == plain
+
+
 def noisy() -> tuple[nn.Module, Tensor, Tensor]:
     """A network that has learnt what it could of classes that overlap, and its samples."""
     torch.manual_seed(0)

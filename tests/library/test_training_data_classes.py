@@ -1,5 +1,6 @@
 """Which images are trained on and which validate, and what their classes are."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def test_a_split_is_disjoint_stratified_and_that_of_its_seed(source: TrainingSou
 def test_a_share_out_of_range_is_refused(source: TrainingSource, share: float) -> None:
     with pytest.raises(UsageError, match="must be above 0 and below 1"):
         open_training(replace(source, val_split=share))
+
+
+def test_a_share_beside_something_to_validate_with_is_refused(source: TrainingSource, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="val and val_split exclude each other"):
+        open_training(replace(source, val=source.root, val_split=0.3))
+    shutil.copytree(source.root, tmp_path / "set" / "train")
+    shutil.copytree(source.root, tmp_path / "set" / "valid")
+    splits = replace(source, root=str(tmp_path / "set"))
+    with pytest.raises(UsageError, match="it has a folder to validate with, 'valid'"):
+        open_training(replace(splits, val_split=0.3))
+    assert open_training(splits).record()
 
 
 def test_a_class_of_one_image_cannot_be_split(source: TrainingSource, images: Path) -> None:
