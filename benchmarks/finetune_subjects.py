@@ -1,7 +1,7 @@
 """The networks that are fine-tuned, trained without norms, each with its images.
 
-Two are from the folder of real networks ($BNRETROFIT_ASSETS, or shared/assets beside the checkout), and so are all
-images; the third network is bundled with the project.
+Two are from the folder of real networks ($BNRETROFIT_ASSETS, or shared/assets beside the checkout), and so are their
+images; the other two are bundled with the project, and so are the digits.
 """
 
 import os
@@ -33,7 +33,7 @@ class Subject:
     Attributes:
         network: Makes it, trained, for a seed: a new head depends on that.
         fresh: Makes its architecture, as its library has it.
-        archive: Of the images.
+        archive: Of the images; None for the bundled digits.
         train: Folder in it to train on.
         val: Folder in it to judge with.
         preprocessing: How an image becomes an input.
@@ -42,7 +42,7 @@ class Subject:
 
     network: Callable[[int], nn.Module]
     fresh: Callable[[], nn.Module]
-    archive: str
+    archive: str | None
     train: str
     val: str
     preprocessing: Preprocessing
@@ -57,8 +57,8 @@ def assets() -> Path:
 @contextmanager
 def unpacked(subject: Subject, folder: Path | None) -> Iterator[Path]:
     """The images, in a folder of their own while it lasts unless one is given."""
-    if folder is not None:
-        yield folder
+    if folder is not None or subject.archive is None:
+        yield ROOT / "checkpoints" / "digits" if folder is None else folder
         return
     with tempfile.TemporaryDirectory(prefix=subject.archive) as made:
         with tarfile.open(assets() / "data" / f"{subject.archive}.tar.gz") as tar:
@@ -92,7 +92,13 @@ def vgg16(_seed: int) -> nn.Module:
     return bundled_model(CIFAR10_VGG16, "DEFAULT", {})[0].eval()
 
 
+def vgg11(_seed: int) -> nn.Module:
+    """A slim VGG-11 that knows digits already."""
+    return bundled_model(DIGITS_VGG11, "DEFAULT", {})[0].eval()
+
+
 CIFAR10_VGG16 = ModelName("bnretrofit", "cifar10_vgg16")
+DIGITS_VGG11 = ModelName("bnretrofit", "digits_vgg11")
 IMAGENET = Preprocessing((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SUBJECTS = {
     "vgg6_cifar10": Subject(
@@ -109,5 +115,14 @@ SUBJECTS = {
         "test",
         Preprocessing((3, 32, 32), (0.491, 0.482, 0.447), (0.247, 0.244, 0.262)),
         128,
+    ),
+    "digits_vgg11": Subject(
+        vgg11,
+        lambda: bundled_model(DIGITS_VGG11, None, {})[0],
+        None,
+        "train",
+        "val",
+        Preprocessing((3, 32, 32), (0.306, 0.306, 0.306), (0.324, 0.324, 0.324)),
+        32,
     ),
 }

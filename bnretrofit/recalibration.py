@@ -2,13 +2,15 @@
 
 Running statistics lag behind weights that are still being trained, and each norm's depend on those of the norms before
 it. So the pass is repeated, each time with the statistics of the last one: after k passes the first k norms of a chain
-are final, and it ends when nothing moves any more.
+are final, and it ends when nothing moves any more. Where they are far off, errors multiply from norm to norm, in a deep
+chain beyond any number: then, and where there is no end to it, a sweep brings all of them near (see `sweeping`).
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +19,16 @@ from tqdm import tqdm
 from bnretrofit.batches import Batch, as_call, device_of, map_tensors
 from bnretrofit.copies import independent_copy
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.memory import Parts
+from bnretrofit.memory import Parts, is_out_of_memory
 from bnretrofit.moments import ChannelStats, PassMoments
+from bnretrofit.norm_statistics import SETTLED, Batches, held_statistics, moved, set_statistics, variance_of
 from bnretrofit.norms import ChannelsLastBatchNorm1d, running_norms
+from bnretrofit.sweeping import settle
 
-__all__ = ["SETTLED", "Batches", "Recalibrated", "held_statistics", "moved", "recalibrate", "set_statistics"]
+__all__ = ["Recalibrated", "recalibrate"]
 
-SETTLED = 1e-3
-"""Largest change of a channel's scale, relative, at which the statistics are taken to be final: a tenth of what moves a
-weight beyond verification's tolerance for half precision, and far below what sampling the images costs."""
+MANY = 8
+"""Passes after which a sweep is tried: networks that are near are done long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,6 @@ class Recalibrated:
     model: nn.Module
     ratios: dict[str, Tensor]
     passes: int
-
-
-class Batches(Protocol):
-    """Batches that can be gone through more than once, such as a list of them or a DataLoader."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __len__(self) -> int: ...
 
 
 def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
@@ -77,28 +72,46 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
             "there is nothing to recalibrate",
             why="no batch was given" if norms else "the model has no BatchNorm with running statistics",
         )
-    old = {name: _variance(norm).clone() for name, norm in norms.items()}
-    passes, parts = 0, Parts()
-    with torch.inference_mode(), tqdm(desc="recalibrate", unit="batch", delay=1.0, leave=False) as progress:
-        while passes <= len(norms):
-            passes += 1
-            if _pass(copy, norms, batches, parts, progress.update) <= SETTLED:
-                break
+    old = {name: variance_of(norm).clone() for name, norm in norms.items()}
+    parts = Parts()
+    with torch.inference_mode():
+        passes = _passes_until_settled(copy, norms, batches, parts)
     parts.tell()
     for module, training in modes.items():
         module.training = training
-    ratios = {name: (old[name] / _variance(norm)).double().cpu() for name, norm in norms.items()}
+    ratios = {name: (old[name] / variance_of(norm)).double().cpu() for name, norm in norms.items()}
     return Recalibrated(copy, ratios, passes)
 
 
-def _variance(norm: Any) -> Tensor:
-    variance: Tensor = norm.running_var + norm.eps
-    return variance
+def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts) -> int:
+    """Go through the batches until nothing moves; returns how often."""
+    swept, last = False, math.inf
+    for number in range(1, len(norms) + 2):
+        try:
+            change = _pass(model, norms, batches, parts, f"recalibrate, pass {number}")
+        except InputRejectedError:
+            if swept:
+                raise
+            change = math.inf
+        if change <= SETTLED:
+            return number
+        if not swept and (change > last or math.isinf(change) or number == MANY):
+            _swept(model, norms, batches)
+            swept = True
+        last = change
+    return len(norms) + 1
 
 
-def _pass(
-    model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts, progress: Callable[[], object]
-) -> float:
+def _swept(model: nn.Module, norms: dict[str, nn.Module], batches: Batches) -> None:
+    try:
+        settle(model, norms, batches, next(iter(batches)), "recalibrate")
+    except (RuntimeError, MemoryError) as error:
+        # Not even one batch fits, which passes take in parts: they go on from what there is.
+        if not is_out_of_memory(error):
+            raise
+
+
+def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts, title: str) -> float:
     """Measure all norms once and set what was measured; returns the largest relative change of a scale or mean."""
     moments = PassMoments()
     handles = [
@@ -106,9 +119,8 @@ def _pass(
         for name, norm in norms.items()
     ]
     try:
-        for batch in batches:
+        for batch in tqdm(batches, desc=title, unit="batch", delay=1.0, leave=False):
             parts.run(partial(_forward, model), batch, moments)
-            progress()
     finally:
         for handle in handles:
             handle.remove()
@@ -128,43 +140,6 @@ def _collector(name: str, norm: nn.Module, moments: PassMoments) -> Callable[[nn
         moments.stage(name, read, channel_dim)
 
     return collect
-
-
-def set_statistics(name: str, norm: Any, stats: ChannelStats) -> None:
-    """Give a norm the running statistics that were measured.
-
-    Args:
-        name: The norm's module name, for the error.
-        norm: A BatchNorm with running statistics; edited in place.
-        stats: Of what it reads, (C,) each.
-
-    Raises:
-        InputRejectedError: They are of one value per channel, not finite, or beyond the norm's dtype.
-    """
-    if stats.count < 2 or not bool(torch.isfinite(stats.mean).all() and torch.isfinite(stats.var).all()):
-        raise InputRejectedError(
-            "the norm's statistics cannot be measured",
-            where=name,
-            why="its input is NaN or infinite" if stats.count > 1 else "there is one value per channel",
-            remedy="check the inputs and the model's weights, or take more of them",
-        )
-    norm.running_mean.copy_(stats.mean)
-    norm.running_var.copy_(stats.unbiased_var)
-    if not bool(torch.isfinite(norm.running_var).all() and torch.isfinite(norm.running_mean).all()):
-        why = f"they overflow {norm.running_var.dtype}"
-        raise InputRejectedError("the norm's statistics cannot be held", where=name, why=why, remedy="use float32")
-
-
-def held_statistics(norm: Any) -> tuple[Tensor, Tensor]:
-    """What a norm subtracts and divides by: running mean, and running variance with eps; float64 copies, (C,) each."""
-    return norm.running_mean.to(torch.float64, copy=True), _variance(norm).double()
-
-
-def moved(before: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> float:
-    """Largest change of a scale, relative, or of a mean, in standard deviations of the channel as the norm sees it."""
-    means, variances = zip(before, now, strict=True)
-    scales = (variances[0] / variances[1]).sqrt() - 1
-    return max(float(scales.abs().max()), float(((means[1] - means[0]).abs() / variances[1].sqrt()).max()))
 
 
 def _renewed(name: str, norm: nn.Module, stats: ChannelStats) -> float:

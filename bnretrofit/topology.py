@@ -80,9 +80,7 @@ def output_layers(graph: Graph, *, behind_norms: bool = False) -> set[fx.Node]:
     return found
 
 
-def _makers(
-    graph: Graph, node: fx.Node, *, any_op: bool, joins: int, behind_norms: bool
-) -> set[fx.Node] | None:
+def _makers(graph: Graph, node: fx.Node, *, any_op: bool, joins: int, behind_norms: bool) -> set[fx.Node] | None:
     """Layers behind a result: an empty set if the model's input is reached, None if something else stands between."""
     while True:
         if op_of(node) in LAYER_OPS:
@@ -103,9 +101,7 @@ def _makers(
     # Two heads averaged, or an input added to a residual: one join, since a trunk of residual blocks is no head.
     if joins == 0:
         return None
-    branches = [
-        _makers(graph, source, any_op=any_op, joins=joins - 1, behind_norms=behind_norms) for source in read
-    ]
+    branches = [_makers(graph, source, any_op=any_op, joins=joins - 1, behind_norms=behind_norms) for source in read]
     if any(branch is None for branch in branches):
         return None
     return set().union(*(branch for branch in branches if branch))

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
@@ -42,7 +43,8 @@ def finished(
         batch_statistics: Whether running statistics have moved.
 
     Raises:
-        InputRejectedError: The best weights are missing.
+        InputRejectedError: The best weights are missing, or the statistics cannot be measured, and the last weights are
+            kept as they are.
     """
     at_end, at_best = history.epochs[-1], history.best or history.epochs[-1]
     accelerator.wait_for_everyone()
@@ -51,7 +53,12 @@ def finished(
     accelerator.wait_for_everyone()
     judge = _Judge(model, data, accelerator, lags=batch_statistics and bool(running_norms(model)))
     model.load_state_dict(last)
-    result = judge.result(at_end)
+    try:
+        result = judge.result(at_end)
+    except InputRejectedError:
+        # What was trained is kept as it is, whatever is the matter with its statistics.
+        keeper.keep("last", last, at_end, measured=False)
+        raise
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     keeper.keep("last", last, result.as_judged, measured=True)
     best = None

@@ -55,11 +55,11 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
 def _check_used(config: TrainingConfig, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
     """Refuse settings that were chosen and would do nothing; the defaults are nobody's choice."""
     defaults = {field.name: field.default for field in fields(config)}
-    if config.momentum not in (0, defaults["momentum"]):
-        if any(group.get("momentum") != config.momentum for group in optimizer.param_groups):
-            why = f"the optimiser '{config.opt}' has none"
-            remedy = "leave out momentum, or take opt=sgd"
-            raise UsageError("momentum would do nothing", why=why, remedy=remedy).of("momentum", "opt")
+    unused = any(group.get("momentum") != config.momentum for group in optimizer.param_groups)
+    if unused and config.momentum not in (0, defaults["momentum"]):
+        why = f"the optimiser '{config.opt}' has none"
+        remedy = "leave out momentum, or take opt=sgd"
+        raise UsageError("momentum would do nothing", why=why, remedy=remedy).of("momentum", "opt")
     if config.weight_decay not in (0, defaults["weight_decay"]) and not trained.decayed:
         why = f"train={config.train} trains nothing that decays"
         remedy = "leave out weight_decay, or take train=all"

@@ -84,11 +84,9 @@ def prepared(
     # All ranks decide alike: an image that cannot be read, or one too few, may have left one of them a smaller batch.
     sizes = [int(size) for size in gathered(accelerator, torch.tensor(len(images), device=images.device))]
     check_mixing(config, min(sizes))
-    if (config.mixup or config.cutmix) and max(sizes) % 2:
-        tell(f"images are mixed in pairs: one image of each batch of {max(sizes)} is left out")
     batch = _batch_statistics(config, min(sizes), max(sizes) * ranks, norms=bool(norms or foreign))
-    if config.bn_stats != "auto" and not (norms or foreign):
-        tell(f"the network has no norms: bn_stats={config.bn_stats} does nothing")
+    for text in _unused(config, max(sizes), norms=bool(norms or foreign)):
+        tell(text)
     if norms or foreign:
         drift = drift_of(model, images)
         how = "the statistics of each batch" if batch else "their running statistics"
@@ -145,6 +143,14 @@ def _batch_statistics(config: TrainingConfig, least: int, together: int, *, norm
             remedy="leave out bn_momentum" + (", or take bn_stats=batch" if norms else ""),
         ).of("bn_momentum", "bn_stats")
     return batch
+
+
+def _unused(config: TrainingConfig, images: int, *, norms: bool) -> Iterator[str]:
+    """What of the settings and images does nothing."""
+    if (config.mixup or config.cutmix) and images % 2:
+        yield f"images are mixed in pairs: one image of each batch of {images} is left out"
+    if config.bn_stats != "auto" and not norms:
+        yield f"the network has no norms: --bn-stats {config.bn_stats} does nothing"
 
 
 def _first_images(data: TrainingSet, accelerator: Any, accumulate: int) -> Tensor:

@@ -93,7 +93,8 @@ def saved(
             tensors[f"group.{number}.{name}"] = group.pop(name)
     document = {"progress": progress.to_json(), "groups": groups, "rest": rest, "scaler": dict(scaler)}
     # A file holds none of it, and sums in another order round otherwise.
-    document["strides"] = {name: list(tensor.stride()) for name, tensor in tensors.items() if not tensor.is_contiguous()}
+    laid_out = {name: list(tensor.stride()) for name, tensor in tensors.items() if not tensor.is_contiguous()}
+    document["strides"] = laid_out
     return SavedRun({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, document)
 
 

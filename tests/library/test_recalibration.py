@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bnretrofit import retrofit
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import ChannelsLastBatchNorm1d
-from bnretrofit.recalibration import recalibrate
+from bnretrofit.recalibration import MANY, recalibrate
 from bnretrofit.scales import scales_of
 from tests.library.networks import chain, images
 from tests.library.observing import norms_of, observed, part, randomised, same
@@ -51,6 +51,29 @@ def test_every_norm_gets_the_statistics_of_what_it_reads_in_the_result() -> None
         read, norm = inputs_of(found.model, name, x).double(), part(found.model, name)
         torch.testing.assert_close(norm.running_mean.double(), read.mean(dims), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(norm.running_var.double(), read.var(dims), rtol=3e-3, atol=1e-6)
+
+
+def deep(*, variance: float, norms: int = 24) -> nn.Module:
+    """A chain of norms that hold a variance other than what they read."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(norms):
+        norm = nn.BatchNorm1d(8)
+        norm.running_var.fill_(variance)  # type: ignore[union-attr]
+        layers += [nn.Linear(8, 8), norm, nn.LeakyReLU(0.3)]
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("variance", [1e-6, 1e4])
+def test_errors_that_multiply_from_norm_to_norm_are_caught(variance: float) -> None:
+    model, x = deep(variance=variance), torch.randn(64, 8)
+    found = recalibrate(model, list(x.split(20)))
+    # By passes alone it would take 24, the early ones beyond what float32 holds.
+    assert found.passes <= MANY + 2
+    for index in range(1, 72, 3):
+        read, norm = inputs_of(found.model, str(index), x).double(), part(found.model, str(index))
+        torch.testing.assert_close(norm.running_mean.double(), read.mean(0), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(norm.running_var.double(), read.var(0), rtol=1e-2, atol=1e-6)
 
 
 def test_the_batching_leaves_no_trace_but_that_of_the_kernels() -> None:

@@ -71,7 +71,7 @@ def test_several_batches_are_one_calibration_set(
     model: nn.Module, joined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not joined:
-        monkeypatch.setattr("bnretrofit.standardising.JOINED_BYTES", 1)
+        monkeypatch.setattr("bnretrofit.sweeping.JOINED_BYTES", 1)
     batches = [images(4), images(5) + 3, images(3) * 2]
     before = observed(model)
     result, plan = standardized(model, batches)
