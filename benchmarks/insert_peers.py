@@ -91,7 +91,8 @@ def main(arguments: list[str]) -> None:
 
 def unpacked_in(images: Path | None, network: str) -> Path | None:
     subject = NETWORKS[network].subject
-    return None if images is None or subject is None else images / SUBJECTS[subject].archive
+    archive = None if subject is None else SUBJECTS[subject].archive
+    return None if images is None or archive is None else images / archive
 
 
 def store(images: Images, path: Path) -> None:

@@ -87,8 +87,9 @@ def find_images(folder: Path, max_bad_images: int = 0) -> ImageFiles:
         )
         raise InputRejectedError("the folder holds no image", where=str(folder), why=why)
     if len(others) > max_bad_images:
+        are = "is no image" if len(others) == 1 else "are no images"
         raise InputRejectedError(
-            f"{len(others)} files in the folder of {len(paths)} images are no images",
+            f"{len(others)} of the {len(visible)} files in the folder {are} by name",
             where=str(folder),
             why=", ".join(str(path.relative_to(folder)) for path in others[:3]),
             remedy=f"remove them, or pass --max-bad-images {len(others)}",

@@ -105,14 +105,19 @@ def _quoted(argument: str) -> str:
 def _how_to_go_on(arguments: list[str], before: tuple[int, int] | None) -> str:
     output = _output(arguments)
     command = " ".join(map(_quoted, ["bnretrofit", *arguments]))
-    if output is None or (_state(output) == before and not (output / "args.yaml").is_file()):
+    kept = output is not None and (output / "args.yaml").is_file()
+    if output is None or _is_empty(output) or (_state(output) == before and not kept):
         return f"interrupted, nothing was written; to start again: {command}"
-    if (output / "args.yaml").is_file():
+    if kept:
         again = command if "--resume" in arguments else f"{command} --resume"
         return f"interrupted, what '{output}' holds is whole; to go on: {again}"
     if output.is_dir():
         return f"interrupted, the folder '{output}' is not complete; remove it, then: {command}"
     return f"interrupted after '{output}' had been written whole; it came from: {command}"
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None
 
 
 def _failed(arguments: list[str], error: Exception) -> int:

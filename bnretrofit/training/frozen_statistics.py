@@ -15,10 +15,11 @@ from bnretrofit.batches import Batch, doubled
 from bnretrofit.capture import Graph, capture, refuse_wrapped
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.norm_calls import layer_before
-from bnretrofit.norms import is_batch_norm
+from bnretrofit.norms import is_batch_norm, running_norms
 from bnretrofit.obstacles import calls_of, norm_obstacle, obstacle_before
 from bnretrofit.sites import Leave
 from bnretrofit.training.absorbed_forward import forward_in_eval_mode, forward_normalised, forward_rest
+from bnretrofit.training.norm_mode import momentum_set
 
 __all__ = ["Absorbed", "FrozenStatistics", "frozen_statistics"]
 
@@ -103,7 +104,9 @@ def _decided(model: nn.Module, example: Batch, names: list[str]) -> dict[str, Ab
     """For each norm the layer that takes it, or why none does, as a sentence."""
     refuse_wrapped(model)
     try:
-        graphs = [capture(model, example), capture(model, doubled(example), training=True)]
+        # Without a momentum of its own a norm counts its batches, which no graph holds.
+        with momentum_set(running_norms(model), 0.1):
+            graphs = [capture(model, example), capture(model, doubled(example), training=True)]
     except InputRejectedError as error:
         # Nobody knows then what follows what; by itself each norm is right anyway.
         return dict.fromkeys(names, f"{error.what}: {error.why}")

@@ -9,7 +9,7 @@ from bnretrofit.batches import dtype_of
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.trials.running import taking
 
-__all__ = ["logits_of", "logits_on"]
+__all__ = ["logits_of", "logits_on", "output_on"]
 
 
 NOT_OF_IMAGES: tuple[type[Exception], ...] = (
@@ -21,13 +21,7 @@ NOT_OF_IMAGES: tuple[type[Exception], ...] = (
 
 
 def logits_on(model: nn.Module, images: Tensor, called: nn.Module | None = None) -> Tensor:
-    """Run a classifier.
-
-    Args:
-        model: A classifier.
-        images: (N, C, H, W), on its device.
-        called: What is called in its stead, such as what ranks wrap it in; None for itself. What another one raises
-            passes as it is: most of that is of the ranks, which have run the classifier itself on their first images.
+    """Run a classifier: see `output_on`.
 
     Returns:
         The logits (N, classes), in float32 at least.
@@ -35,14 +29,30 @@ def logits_on(model: nn.Module, images: Tensor, called: nn.Module | None = None)
     Raises:
         InputRejectedError: It does not run on these images, or does not give logits.
     """
+    return logits_of(output_on(model, images, called), type(model).__name__)
+
+
+def output_on(model: nn.Module, images: Tensor, called: nn.Module | None = None) -> Any:
+    """Run a network.
+
+    Args:
+        model: The network.
+        images: (N, C, H, W), on its device.
+        called: What is called in its stead, such as what ranks wrap it in; None for itself. What another one raises
+            passes as it is: most of that is of the ranks, which have run the classifier itself on their first images.
+
+    Returns:
+        What it gives.
+
+    Raises:
+        InputRejectedError: It does not run on these images.
+    """
     name, kind = type(model).__name__, _short(images.dtype)
     what = f"the {name} does not run on {kind} images of shape {tuple(images.shape[1:])}"
     if called is None or called is model:
         with taking(what, _remedy(images, dtype_of(model)), passing=NOT_OF_IMAGES):
-            output = model(images)
-    else:
-        output = called(images)
-    return logits_of(output, name)
+            return model(images)
+    return called(images)
 
 
 def _remedy(images: Tensor, wanted: torch.dtype) -> str:
@@ -71,6 +81,6 @@ def logits_of(output: Any, where: str) -> Tensor:
             "the network does not give logits (N, classes)",
             where=where,
             why=f"it gives {shape}",
-            remedy="take a classifier",
+            remedy="take a classifier that gives its logits alone, or with an attribute 'logits'",
         )
     return found if found.dtype == torch.float64 else found.float()

@@ -180,8 +180,8 @@ def _dropout_set(model: nn.Module, rate: float | None) -> Iterator[None]:
         raise UsageError(
             "the network has no dropout whose rate could be set",
             why="none of its modules is a Dropout, and what its own code drops is not seen",
-            remedy="leave out dropout",
-        ).of("dropout")
+            remedy="leave out --dropout",
+        )
     try:
         for (module, attribute), own in zip(dropouts, before, strict=True):
             setattr(module, attribute, own if rate is None else rate)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnretrofit.batches import doubled
 from bnretrofit.errors import InputRejectedError
-from bnretrofit.training.logits import logits_on
+from bnretrofit.training.logits import logits_of, output_on
 
 __all__ = ["unreached"]
 
@@ -24,15 +24,22 @@ def unreached(model: nn.Module, images: Tensor, parameters: dict[str, Tensor], *
 
     Returns:
         Their names; none where that mode does not run, which the first step will tell.
+
+    Raises:
+        InputRejectedError: It gives no logits in that mode.
     """
     with _as_it_was(model):
         model.train(training)
         try:
-            logits = logits_on(model, doubled(images))
+            output = output_on(model, doubled(images))
+        except InputRejectedError:
+            return ()
+        logits = logits_of(output, f"{type(model).__name__} in {'training' if training else 'eval'} mode")
+        try:
             found: tuple[Tensor | None, ...] = torch.autograd.grad(
                 logits.sum(), list(parameters.values()), allow_unused=True
             )
-        except (RuntimeError, ValueError, InputRejectedError):
+        except (RuntimeError, ValueError):
             return ()
     return tuple(name for name, gradient in zip(parameters, found, strict=True) if gradient is None)
 

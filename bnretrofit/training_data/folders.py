@@ -71,21 +71,21 @@ def taken_apart(root: Path, val: Path | None, val_split: float | None) -> tuple[
     Raises:
         UsageError: There is one to validate with, and a share is to be set aside.
     """
-    folders = {path.name for path in visible(root) if path.is_dir()} if root.is_dir() else set()
-    train = next((name for name in TRAINING if name in folders), None)
-    if train is None or not folders <= {*TRAINING, *VALIDATION, *TEST}:
+    folders = {path.name.lower(): path for path in visible(root) if path.is_dir()} if root.is_dir() else {}
+    train = next((folders[name] for name in TRAINING if name in folders), None)
+    if train is None or not folders.keys() <= {*TRAINING, *VALIDATION, *TEST}:
         return root, val
-    named = next((name for name in VALIDATION if name in folders), None)
+    named = next((folders[name] for name in VALIDATION if name in folders), None)
     if val is None and named is not None:
         if val_split is not None:
             raise UsageError(
                 "nothing is to be set aside with --val-split",
                 where=str(root),
-                why=f"it has a folder to validate with, '{named}'",
-                remedy=f"leave out --val-split, or name the folder '{train}' in it",
+                why=f"it has a folder to validate with, '{named.name}'",
+                remedy=f"leave out --val-split, or name the folder '{train.name}' in it",
             )
-        val = root / named
-    return root / train, val
+        val = named
+    return train, val
 
 
 def _classified(folder: Path, max_bad_images: int) -> ImageFiles:

@@ -52,19 +52,21 @@ def micro_batches(
 def _too_few(images: int, batch_size: int, slices: int, smallest: int, min_batch: int, accumulate: int) -> UsageError:
     """The error of batches that are smaller than they may be, by whatever made them so."""
     need = f"the statistics of a batch need {min_batch} images" if min_batch > 1 else "a batch needs an image"
-    remedies = "use fewer processes, add images, or train with frozen statistics" if min_batch > 1 else "or add images"
+    processes = slices // accumulate
+    remedies = ["use fewer processes"] * (processes > 1) + ["add images"] * (smallest < batch_size)
+    remedies += ["train with frozen statistics (--bn-stats frozen)"] * (min_batch > 1)
     if accumulate == 1:
+        of_each = "" if slices == 1 else f" for {slices} batches"
         return UsageError(
             f"a batch of {smallest} image{'' if smallest == 1 else 's'} cannot be trained on",
-            why=f"{images} images for {slices} batches of up to {batch_size}, and {need}",
-            remedy=f"raise --batch-size, {remedies}",
+            why=f"there are {images} images{of_each}, at most {batch_size} in a batch, and {need}",
+            remedy=" or ".join(["raise --batch-size"] * (smallest == batch_size) + remedies),
         )
-    processes = slices // accumulate
     of_each = "" if processes == 1 else f" on each of {processes} processes"
     return UsageError(
         f"--grad-accum-steps {accumulate} is more than the images are enough for",
         why=f"a step takes {accumulate} batches of up to {batch_size}{of_each}, and there are {images} images; {need}",
-        remedy=f"lower --grad-accum-steps, {remedies}",
+        remedy=" or ".join(["lower --grad-accum-steps", *remedies]),
     )
 
 

@@ -47,7 +47,7 @@ class Finetuned:
         data: What is recorded of them, with those that could not be read.
         folder: The run.
         rates: What the range test found; None where none was made.
-        notes: What was assumed.
+        notes: What was assumed; it was told already.
     """
 
     model: str
@@ -91,9 +91,12 @@ def finetune_checkpoint(
         raise UsageError("finetune takes no --submodule", why=why, remedy="leave it out")
     with learner(opened, model, data, config, run.device) as ready:
         opened, network, samples, source = ready.opened, ready.network, ready.samples, ready.source
+        writes = process_rank()[0] == 0
         notes = [*opened.notes, *ready.notes]
+        if samples.validation() is None:
+            notes.append("there is nothing to validate with: the best weights are those of the last epoch")
         check_apart(run.folder, data.root, data.val, data.data_dir)
-        if process_rank()[0] == 0:
+        if writes:
             opened_run(run.folder, resume=run.resume)
         # Refused now, not after a rate was searched for.
         check_budget(config, samples, *process_rank())
@@ -103,14 +106,16 @@ def finetune_checkpoint(
         config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
         if found is not None:
             notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
+        for text in notes if writes else ():
+            tell(text)
         named = model_of(run.folder, str(opened.name))
         keeper = RunFolder(
             run.folder,
             training_settings(opened, config, source, ready.record, rate_found=run.find_rate, ranks=process_rank()[1]),
             training_describer(opened, named, config, source.preprocessing, ready.record),
             run.save_steps,
-            writes=process_rank()[0] == 0,
-            log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and process_rank()[0] == 0 else None,
+            writes=writes,
+            log=TensorBoardLog(run.folder / "tensorboard") if run.tensorboard and writes else None,
         )
         keeper.enter()
         try:
@@ -122,7 +127,10 @@ def finetune_checkpoint(
                 results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
             keeper.leave()
-        notes.extend(samples.bad)
+        for text in samples.bad:
+            notes.append(text)
+            if writes:
+                tell(text)
         told = samples.record()
     if keeper.writes:
         plot_history(results.history, run.folder / PLOT)

@@ -1,5 +1,6 @@
 """A checkpoint file, a model's name, or both -> a model ready to be worked on."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,6 +205,12 @@ def _pretrained(choice: ModelChoice) -> Opened:
 
 def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) -> Opened:
     notes = list(checkpoint.notes)
+    training = (checkpoint.header or {}).get("training")
+    if isinstance(training, Mapping) and training.get("statistics") == "running":
+        notes.append(
+            "the run that the weights are of had not ended: running statistics may lag behind them, and are measured "
+            "again by finetune --resume, which ends it, or by fold --recalibrate"
+        )
     asked = None if choice.name is None else parse_model(choice.name)
     if asked is not None and _is_of_one_kind(str(asked), written.model):
         # What --trust-code trusts is the file the user names; the header's path may be gone, or somebody else's.

@@ -11,6 +11,7 @@ from bnretrofit.checkpoints.places import FOLDED, RETROFITTED, TRAINING
 from bnretrofit.errors import UsageError, VerificationError
 from bnretrofit.image_files import ImageFiles, find_images
 from bnretrofit.originals import check_originals
+from bnretrofit.sites import Plan
 from bnretrofit.training import TrainingConfig
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.evaluation import Evaluation, classes_of, evaluate
@@ -123,7 +124,7 @@ def run_checkpoint(
             made = retrofit_checkpoint(
                 path, with_own_head(path, model), images, plan, retrofitted, device=run.device or "cpu"
             )
-            for text in made.notes:
+            for text in (*made.notes, _inserted(made.plan)):
                 tell(text)
     tell("step 2 of 3: finetune")
     training = run.folder / TRAINING
@@ -145,6 +146,14 @@ def run_checkpoint(
         ).compared
     judged = _judged(open_model(folded, known), data, run.device or "cpu")
     return Ran(finetuned, compared, judged, run.folder, _loaded_strictly(folded, known), tuple(done))
+
+
+def _inserted(plan: Plan) -> str:
+    """How many norms went in, and without any why."""
+    if plan.sites:
+        return f"inserted {len(plan.sites)} BatchNorms"
+    why = f": '{plan.skips[0].name}', for one, {plan.skips[0].reason}" if plan.skips else ""
+    return f"no BatchNorm was inserted, so that the network is fine-tuned as it is{why}"
 
 
 def _own_files(model: ModelChoice) -> ModelChoice:

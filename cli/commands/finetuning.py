@@ -61,8 +61,6 @@ def command(
     if process_rank()[0] != 0:
         # One of several processes tells what all have done.
         return
-    for text in done.notes:
-        note(text)
     results = done.results
     if as_json:
         document = {

@@ -56,7 +56,7 @@ def command(
     with results_only():
         done = run_checkpoint(checkpoint, model_choice(given), data, plan, training_choice(given), run, note)
     results, report = done.finetuned.results, done.compared.report
-    for text in (*done.finetuned.notes, *done.compared.notes):
+    for text in done.compared.notes:
         note(text)
     exit_code = 0 if report.passed else 3
     if as_json:

@@ -167,6 +167,25 @@ def test_how_to_fold_it_is_told_as_a_shell_takes_it(bn: Path, labelled: Path, tm
     assert run(*arguments[:-1], tmp_path / "folded.safetensors").code == 0
 
 
+def test_what_is_assumed_is_told_before_training(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    done = run("finetune", bn, "--trust-code", "-d", labelled / "train", "-o", tmp_path / "run", *EPOCHS, "--lr", 1e30)
+    assert done.code == 6, done.err
+    assert "there is nothing to validate with: the best weights are those of the last epoch" in done.notes
+
+
+def test_weights_of_a_run_that_has_not_ended_are_told(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    killed(bn, labelled, tmp_path / "run", 2)
+
+    def told() -> list[str]:
+        done = run("fold", tmp_path / "run", "--trust-code", "-o", tmp_path / "folded.safetensors", "--overwrite")
+        assert done.code == 0, done.err
+        return [text for text in done.notes if "had not ended" in text]
+
+    assert len(told()) == 1
+    assert finetune(bn, labelled, tmp_path / "run", "--save-steps", 1, "--resume").code == 0
+    assert told() == []
+
+
 def test_images_that_fill_no_step_are_told_once(bn: Path, labelled: Path, tmp_path: Path) -> None:
     def told(*more: object) -> list[str]:
         done = finetune(bn, labelled, tmp_path / str(len(more)), "--epochs", 2, *more)

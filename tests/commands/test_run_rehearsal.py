@@ -189,3 +189,13 @@ def test_finetune_takes_no_part_of_a_network(bn: Path, labelled: Path, tmp_path:
     assert not (tmp_path / "run").exists()
     other = run("finetune", bn, "--trust-code", "--submodule", "0", *data)
     assert (other.code, "takes no --submodule" in other.err) == (2, True), other.err
+
+
+def test_it_is_told_how_many_norms_went_in_and_where_none_did_why(labelled: Path, tmp_path: Path) -> None:
+    some = begun("plain", labelled, tmp_path / "some")
+    assert some.code == 0, some.err
+    assert any(text.startswith("inserted ") for text in some.notes)
+    none = begun("plain", labelled, tmp_path / "none", "--exclude", "*")
+    assert none.code == 0, none.err
+    (note,) = (text for text in none.notes if text.startswith("no BatchNorm was inserted"))
+    assert "it matches" in note or "exclude" in note

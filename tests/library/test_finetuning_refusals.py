@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnretrofit.errors import InputRejectedError, UsageError
 from bnretrofit.training import finetune, finetune_on
@@ -127,6 +127,23 @@ def test_batches_that_cannot_be_trained_on_are_refused() -> None:
     few = r"an epoch has 2 batches, and a step takes 4 \(--grad-accum-steps\)"
     with pytest.raises(InputRejectedError, match=few):
         finetune(with_norms(), samples()[:2], None, config(grad_accum_steps=4))
+
+
+class Paired(nn.Sequential):
+    """Gives what its auxiliary head says, too, in training mode."""
+
+    def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name for it
+        output = input
+        for layer in self:
+            output = layer(output)
+        return (output, output) if self.training else output
+
+
+def test_a_network_that_gives_no_logits_in_training_mode_is_refused_at_once() -> None:
+    keeper = MemoryKeeper()
+    with pytest.raises(InputRejectedError, match=r"Paired in training mode: the network does not give logits"):
+        trained(Paired(*with_norms().children()), config(), keeper)
+    assert not keeper.kept
 
 
 def test_sets_that_can_be_gone_through_once_only_are_refused_at_once() -> None:

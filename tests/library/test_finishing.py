@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from bnretrofit.errors import InputRejectedError
 from bnretrofit.training import finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
@@ -44,6 +45,21 @@ def test_the_best_epoch_stays_the_best_where_measuring_does_not_change_that() ->
     assert best.epoch != last.epoch
     assert best.evaluation.top1 >= last.evaluation.top1
     assert keeper.kept["best"].epoch == best.epoch.epoch
+
+
+def test_what_was_trained_is_kept_where_its_statistics_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InputRejectedError("the norm's statistics cannot be measured")
+
+    keeper = MemoryKeeper()
+    with monkeypatch.context() as patch:
+        patch.setattr("bnretrofit.training.finishing.measured", refuse)
+        with pytest.raises(InputRejectedError, match="cannot be measured"):
+            trained(with_norms(), config(), keeper)
+    kept = keeper.kept["last"]
+    assert (kept.epoch, kept.measured) == (3, False)
+    # Nothing stands in the way of another try.
+    assert trained(with_norms(), config(), keeper) == trained(with_norms(), config())
 
 
 class Misled(LoaderSet):

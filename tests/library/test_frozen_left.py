@@ -120,3 +120,11 @@ def test_a_norm_without_running_statistics_keeps_its_batches() -> None:
     with frozen_statistics(model, x) as found:
         assert torch.equal(model(x), wanted)
     assert "no running statistics" in found.leaves[0].reason
+
+
+def test_a_norm_that_counts_its_batches_is_taken_like_others() -> None:
+    model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU()))
+    with frozen_statistics(model, images(2)) as found:
+        assert [(pair.norm, pair.layer) for pair in found.absorbed] == [("1", "0")]
+    assert part(model, "1").momentum is None
+    assert_like_eval_mode(model, images(3))

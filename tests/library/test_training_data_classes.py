@@ -76,6 +76,9 @@ def test_a_share_beside_something_to_validate_with_is_refused(source: TrainingSo
     with pytest.raises(UsageError, match="it has a folder to validate with, 'valid'"):
         open_training(replace(splits, val_split=0.3))
     assert open_training(splits).record()
+    # Whoever writes them with a capital means the same.
+    (tmp_path / "set" / "train").rename(tmp_path / "set" / "Train")
+    assert list(open_training(splits).classes) == list(open_training(source).classes)
 
 
 def test_a_class_of_one_image_cannot_be_split(source: TrainingSource, images: Path) -> None:
