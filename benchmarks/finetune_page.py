@@ -31,9 +31,9 @@ one kind of processor.
 
 Top-1 accuracy on test images in per cent with the weights of the last epoch: the mean over seeds, and in brackets the
 least and the most. A rate *trains* (✓) if its mean is within a point of the plain network's best at the same budget.
-Rates that fewer seeds were tried at are shown, and decide nothing. By the test images the best rate of each network was
-chosen, the retrofitted one's among more rates (without norms the higher ones diverge), and of the smaller budgets the
-smallest that was enough, of those that are named."""
+Rates that fewer seeds were tried at are shown, and decide nothing but what no other seed could change. By the test
+images the best rate of each network was chosen, among those of the table, and of the smaller budgets the smallest that
+was enough, of those that are named."""
 
 
 def write_page() -> None:

@@ -80,9 +80,14 @@ class Grid:
         return max((rate for rate in self.rates if self.trains(norms, rate)), default=None)
 
     def bounded(self, norms: str) -> bool:
-        """Whether a rate was tried that is too high."""
-        largest = self.largest_rate(norms)
-        return largest is not None and any(rate > largest for rate in self.decided(norms))
+        """Whether higher rates were tried, and none of them trains, whatever the seeds came to that are not there."""
+        largest = self.largest_rate(norms) or 0.0
+        higher = [values for (of, rate), values in self.cells.items() if of == norms and rate > largest]
+        return bool(higher) and not any(self._may_train(values) for values in higher)
+
+    def _may_train(self, values: Values) -> bool:
+        most = statistics.mean(values.get(seed, 1.0) or 0.0 for seed in range(self.seeds))
+        return most >= self.plain_best - WITHIN
 
     def gaps(self) -> list[float]:
         """By seed, the retrofitted network's accuracy over the plain one's, each at its best rate."""

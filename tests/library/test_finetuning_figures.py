@@ -75,11 +75,17 @@ def test_other_conditions_make_a_table_of_their_own() -> None:
     assert said == {"", ", bfloat16", ", augmentation none", ", dropout 0 in both"}
 
 
-def test_a_rate_with_fewer_seeds_is_no_bound_and_more_seeds_do_not_outvote() -> None:
-    known = runs(PLAIN, 0.01, [0.80, 0.82]) | runs(PLAIN, 0.03, [0.1]) | runs(NORMS, 0.3, [0.801, 0.8, 0.9])
-    (found,) = grids(known)
+def test_a_rate_with_fewer_seeds_is_a_bound_where_no_other_seed_could_change_it() -> None:
+    known = runs(PLAIN, 0.01, [0.80, 0.82]) | runs(NORMS, 0.3, [0.801, 0.8, 0.9])
+    (found,) = grids(known | runs(PLAIN, 0.03, [0.7]))
+    # The other seed's might be 0.9 and more.
     assert (found.seeds, found.bounded(PLAIN), found.largest_rate(NORMS)) == (2, False, 0.3)
+    # More seeds of one rate do not outvote.
     assert found.mean(found.cells[NORMS, 0.3]) == pytest.approx(0.8005)
+    (other,) = grids(known | runs(PLAIN, 0.03, [0.1]))
+    assert other.bounded(PLAIN)
+    (open_above,) = grids(known | runs(PLAIN, 0.03, [0.1]) | runs(PLAIN, 0.1, [0.7]))
+    assert not open_above.bounded(PLAIN)
 
 
 def test_a_fold_that_changes_the_accuracy_is_counted() -> None:
