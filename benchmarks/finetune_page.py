@@ -87,7 +87,7 @@ def figures(grid: Grid) -> list[str]:
     plain, norms = grid.largest_rate(PLAIN), grid.largest_rate(NORMS)
     gaps = [100 * gap for gap in grid.gaps()]
     lines = []
-    if plain and norms and grid.bounded(PLAIN):
+    if plain and norms and grid.bounded(PLAIN) and (norms > plain or grid.bounded(NORMS)):
         more = "" if grid.bounded(NORMS) else " at least"
         lines.append(
             f"- largest rate that trains: {plain:g} plain, {norms:g} retrofitted,{more} {norms / plain:.3g} times"

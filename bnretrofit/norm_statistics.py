@@ -49,11 +49,13 @@ def set_statistics(name: str, norm: Any, stats: ChannelStats) -> None:
             why="its input is NaN or infinite" if stats.count > 1 else "there is one value per channel",
             remedy="check the inputs and the model's weights, or take more of them",
         )
-    norm.running_mean.copy_(stats.mean)
-    norm.running_var.copy_(stats.unbiased_var)
-    if not bool(torch.isfinite(norm.running_var).all() and torch.isfinite(norm.running_mean).all()):
+    mean, var = stats.mean.to(norm.running_mean), stats.unbiased_var.to(norm.running_var)
+    if not bool(torch.isfinite(var).all() and torch.isfinite(mean).all()):
         why = f"they overflow {norm.running_var.dtype}"
-        raise InputRejectedError("the norm's statistics cannot be held", where=name, why=why, remedy="use float32")
+        remedy = "use a norm of a wider dtype, or check the weights: activations grow from layer to layer"
+        raise InputRejectedError("the norm's statistics cannot be held", where=name, why=why, remedy=remedy)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
 
 
 def held_statistics(norm: Any) -> tuple[Tensor, Tensor]:

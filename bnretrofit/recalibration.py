@@ -7,7 +7,7 @@ chain beyond any number: then, and where there is no end to it, a sweep brings a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ class Recalibrated:
     Attributes:
         model: A copy of the model with the new statistics.
         ratios: Running over re-measured variance (with eps), (C,) by norm name: 1 where statistics were right.
-        passes: How often the batches were gone through.
+        passes: How often the batches were gone through to measure, sweeps left out.
     """
 
     model: nn.Module
@@ -50,7 +50,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
     """Measure the running statistics of every norm again, with the weights as they are.
 
     The model runs in eval mode on a copy; it is left as it is. Statistics are gathered as `calibrate` gathers them, so
-    they do not depend on how the samples are batched, and a batch that does not fit in memory is run in parts.
+    they do not depend on how the samples are batched, but for a trace below `norm_statistics.SETTLED` where a sweep had
+    to help; and a batch that does not fit in memory is run in parts.
 
     Args:
         model: A model with BatchNorms that keep running statistics.
@@ -84,31 +85,55 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
 
 
 def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts) -> int:
-    """Go through the batches until nothing moves; returns how often."""
-    swept, last = False, math.inf
+    """Go through the batches until nothing moves; returns how often, sweeps left out."""
+    last = math.inf
     for number in range(1, len(norms) + 2):
+        before = {name: {key: each.clone() for key, each in norm.state_dict().items()} for name, norm in norms.items()}
+        problem = None
         try:
             change = _pass(model, norms, batches, parts, f"recalibrate, pass {number}")
-        except InputRejectedError:
-            if swept:
-                raise
-            change = math.inf
+        except InputRejectedError as error:
+            change, problem = math.inf, error
         if change <= SETTLED:
             return number
-        if not swept and (change > last or math.isinf(change) or number == MANY):
-            _swept(model, norms, batches)
-            swept = True
+        if problem is not None or not math.isfinite(change) or change > last or number == MANY:
+            return number + _passes_after_a_sweep(model, norms, batches, parts, before, problem)
         last = change
     return len(norms) + 1
 
 
-def _swept(model: nn.Module, norms: dict[str, nn.Module], batches: Batches) -> None:
+def _passes_after_a_sweep(
+    model: nn.Module,
+    norms: dict[str, nn.Module],
+    batches: Batches,
+    parts: Parts,
+    before: Mapping[str, Mapping[str, Tensor]],
+    problem: InputRejectedError | None,
+) -> int:
+    """Bring all norms near, then go on until nothing moves.
+
+    Args:
+        model: In eval mode.
+        norms: Its norms.
+        batches: The samples.
+        parts: As `_pass` takes them.
+        before: What the norms held before the last pass.
+        problem: Why that failed, if it did.
+    """
     try:
         settle(model, norms, batches, next(iter(batches)), "recalibrate")
     except (RuntimeError, MemoryError) as error:
         # Not even one batch fits, which passes take in parts: they go on from what there is.
         if not is_out_of_memory(error):
             raise
+        if problem is not None:
+            raise problem from error
+        for name, norm in norms.items():
+            norm.load_state_dict(before[name])
+    for number in range(1, len(norms) + 2):
+        if _pass(model, norms, batches, parts, f"recalibrate, pass {number} after a sweep") <= SETTLED:
+            return number
+    return len(norms) + 1
 
 
 def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts, title: str) -> float:

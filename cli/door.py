@@ -117,7 +117,11 @@ def _how_to_go_on(arguments: list[str], before: tuple[int, int] | None) -> str:
 
 
 def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and next(folder.iterdir(), None) is None
+    """Whether it is a folder and holds nothing but what is hidden, such as the lock of whoever wrote there."""
+    try:
+        return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _failed(arguments: list[str], error: Exception) -> int:

@@ -53,7 +53,9 @@ def finetune_on(
     kept: Keeper = MemoryKeeper() if keeper is None else keeper
     accelerator = accelerator_for(device, config.amp)
     tell = silent if tell is None or not accelerator.is_main_process else tell
-    home, gpus = next(model.parameters()).device, range(torch.cuda.device_count())
+    home = next(model.parameters()).device
+    # To ask a GPU that nobody uses would begin to use it.
+    gpus = range(torch.cuda.device_count()) if accelerator.device.type == "cuda" else ()
     modes = {module: module.training for module in model.modules()}
     with torch.random.fork_rng(gpus), _layout_kept(model):
         try:
@@ -70,14 +72,15 @@ def finetune_on(
 
 @contextmanager
 def _layout_kept(model: nn.Module) -> Iterator[None]:
-    """Give weights the layout in memory that they had."""
-    before = [(parameter, parameter.is_contiguous()) for parameter in model.parameters()]
+    """Give tensors the layout in memory that they had."""
+    before = {name: tensor.is_contiguous() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     try:
         yield
     finally:
-        for parameter, contiguous in before:
-            if contiguous:
-                parameter.data = parameter.data.contiguous()
+        # Whatever moves a model puts other buffers in the place of its own.
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if before.get(name):
+                tensor.data = tensor.data.contiguous()
 
 
 def _check_precision(model: nn.Module) -> None:

@@ -60,7 +60,6 @@ def trained_parameters(model: nn.Module, example: Batch, train: str, *, batch_st
     norms = {name for name, module in model.named_modules() if is_batch_norm(module)}
     graph = capture(model, example)
     heads = _heads(graph) if "head" in train else set()
-    _check_parts(train, norms, heads)
     learning = norms if train == "all" or "bn" in train else set()
     redundant = _redundant_biases(graph, learning, batch_statistics=batch_statistics)
     # What timm's models say of tokens and embeddings.
@@ -75,12 +74,7 @@ def trained_parameters(model: nn.Module, example: Batch, train: str, *, batch_st
             continue
         plain = owner not in norms and leaf != "bias" and parameter.dim() > 1 and name not in exempt
         (decayed if plain else undecayed)[name] = parameter
-    if not decayed and not undecayed:
-        raise UsageError(
-            f"there is nothing to train with '{train}'",
-            why="no such parameter requires a gradient",
-            remedy="train all, or retrofit the checkpoint first",
-        )
+    _check_parts(train, [*decayed, *undecayed], norms, heads)
     return Trained(decayed, undecayed, redundant)
 
 
@@ -102,16 +96,21 @@ def _heads(graph: Graph) -> set[str]:
     return {graph.owners[node] for node in output_layers(graph, behind_norms=True)} | named_classifiers(graph.model)
 
 
-def _check_parts(train: str, norms: Collection[str], heads: Collection[str]) -> None:
-    missing = {"bn": not norms, "head": not heads}
-    whys = {"bn": "the network has no norms", "head": "no layer of its own can be told to make the logits"}
+def _check_parts(train: str, chosen: Collection[str], norms: Collection[str], heads: Collection[str]) -> None:
+    """Refuse a part of which nothing is trained."""
+    owners = {name.rpartition(".")[0] for name in chosen}
+    parts: dict[str, tuple[Collection[str], str]] = {
+        "bn": (norms, "the network has no norms"),
+        "head": (heads, "no layer of its own can be told to make the logits"),
+    }
     for part in train.split("+"):
-        if missing.get(part):
+        found, missing = parts.get(part, (owners, "there is none"))
+        if not owners.intersection(found):
             raise UsageError(
-                f"there is no '{part}' to train",
-                why=whys[part],
-                remedy="train all" + (", or retrofit the checkpoint first" if part == "bn" else " or bn"),
-            ).of("train")
+                f"there is nothing to train with '{part}'",
+                why="no such parameter requires a gradient" if found else missing,
+                remedy="train another part, or retrofit the checkpoint first" if part == "bn" else "train another part",
+            )
 
 
 def _redundant_biases(graph: Graph, learning: Collection[str], *, batch_statistics: bool) -> tuple[str, ...]:

@@ -93,9 +93,14 @@ def saved(
             tensors[f"group.{number}.{name}"] = group.pop(name)
     document = {"progress": progress.to_json(), "groups": groups, "rest": rest, "scaler": dict(scaler)}
     # A file holds none of it, and sums in another order round otherwise.
-    laid_out = {name: list(tensor.stride()) for name, tensor in tensors.items() if not tensor.is_contiguous()}
-    document["strides"] = laid_out
+    document["strides"] = {name: list(tensor.stride()) for name, tensor in tensors.items() if _is_permuted(tensor)}
     return SavedRun({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, document)
+
+
+def _is_permuted(tensor: Tensor) -> bool:
+    """Whether a tensor has a layout of its own to be kept: each element a place, none of them empty."""
+    strides = [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+    return not tensor.is_contiguous() and all(strides)
 
 
 def restored(found: SavedRun, model: nn.Module, average: nn.Module | None) -> None:
@@ -144,8 +149,10 @@ def restore_optimizer(found: SavedRun, optimizer: torch.optim.Optimizer) -> None
 def _keep_dtypes(state: Mapping[int, Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
     """Torch gives what it loads the dtype of the parameter, which not all of an optimiser's tensors have."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Timm's Lookahead has the states in the optimiser that it wraps.
+    states = getattr(optimizer, "_base_optimizer", optimizer).state
     for number, entries in state.items():
-        loaded = optimizer.state[parameters[number]]
+        loaded = states.get(parameters[number], {})
         for name, value in entries.items():
-            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+            if isinstance(value, Tensor) and name in loaded and loaded[name].dtype != value.dtype:
                 loaded[name] = value.to(loaded[name].device)

@@ -91,6 +91,7 @@ class Stepper:
             accelerator.clip_grad_norm_(self._ready.trained.named().values(), config.clip_grad)
         self.optimizer.step()
         self._count_skipped(step)
+        self.optimizer.zero_grad()
         mean: Tensor = accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         return mean
 

@@ -71,7 +71,11 @@ def taken_apart(root: Path, val: Path | None, val_split: float | None) -> tuple[
     Raises:
         UsageError: There is one to validate with, and a share is to be set aside.
     """
-    folders = {path.name.lower(): path for path in visible(root) if path.is_dir()} if root.is_dir() else {}
+    found = [path for path in visible(root) if path.is_dir()] if root.is_dir() else []
+    folders = {path.name.lower(): path for path in found}
+    if len(folders) < len(found):
+        # They differ in capitals alone, as no splits do.
+        return root, val
     train = next((folders[name] for name in TRAINING if name in folders), None)
     if train is None or not folders.keys() <= {*TRAINING, *VALIDATION, *TEST}:
         return root, val

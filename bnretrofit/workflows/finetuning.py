@@ -11,6 +11,7 @@ from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.budget import check_budget
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.plots import plot_history
+from bnretrofit.training.preparation import silent
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data.source import TrainingSet
@@ -100,14 +101,17 @@ def finetune_checkpoint(
             opened_run(run.folder, resume=run.resume)
         # Refused now, not after a rate was searched for.
         check_budget(config, samples, *process_rank())
+        # One of several processes tells what all have found.
+        tell = tell if writes else silent
+        for text in notes:
+            tell(text)
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
         config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
         if found is not None:
             notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
-        for text in notes if writes else ():
-            tell(text)
+            tell(notes[-1])
         named = model_of(run.folder, str(opened.name))
         keeper = RunFolder(
             run.folder,
@@ -121,16 +125,15 @@ def finetune_checkpoint(
         try:
             # A run with other settings is refused before anything of it changes.
             keeper.load()
-            if keeper.writes and (left_out := _left_out(samples, source.batch_size, config)) is not None:
+            if (left_out := _left_out(samples, source.batch_size, config)) is not None:
                 tell(left_out)
             with settings_written(run.folder, run.options if keeper.writes else None):
                 results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
         finally:
             keeper.leave()
         for text in samples.bad:
-            notes.append(text)
-            if writes:
-                tell(text)
+            tell(text)
+        notes.extend(samples.bad)
         told = samples.record()
     if keeper.writes:
         plot_history(results.history, run.folder / PLOT)

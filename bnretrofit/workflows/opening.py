@@ -208,8 +208,8 @@ def _from_header(checkpoint: Checkpoint, written: Written, choice: ModelChoice) 
     training = (checkpoint.header or {}).get("training")
     if isinstance(training, Mapping) and training.get("statistics") == "running":
         notes.append(
-            "the run that the weights are of had not ended: running statistics may lag behind them, and are measured "
-            "again by finetune --resume, which ends it, or by fold --recalibrate"
+            "the run that the weights are of had not ended: finetune --resume ends it, and measures running statistics "
+            "again, which may lag behind the weights (as fold --recalibrate does)"
         )
     asked = None if choice.name is None else parse_model(choice.name)
     if asked is not None and _is_of_one_kind(str(asked), written.model):

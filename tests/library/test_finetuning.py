@@ -35,6 +35,8 @@ SETTINGS = {
     "frozen": config(bn_stats="frozen", momentum=0.0),
     # It counts its steps beside the states of the parameters.
     "lamb": config(opt="lamb", lr=0.02),
+    # It keeps the states of another one.
+    "lookahead": config(opt="lookahead_sgd", lr=0.02),
     # Sums over tensors in the other layout, which no file holds, round otherwise.
     "lamb, channels last": config(opt="lamb", lr=0.02, channels_last=True),
 }
@@ -76,6 +78,9 @@ def test_gradients_that_somebody_left_do_not_matter() -> None:
     for parameter in left.parameters():
         parameter.grad = torch.full_like(parameter, 9.0)
     assert trained(left, config()) == trained(with_norms(), config())
+    fresh = with_norms()
+    trained(fresh, config())
+    assert all(parameter.grad is None for parameter in fresh.parameters())
 
 
 def test_the_process_and_the_model_s_layout_are_as_before() -> None:
@@ -86,9 +91,10 @@ def test_the_process_and_the_model_s_layout_are_as_before() -> None:
     finetune(with_norms(), samples(), None, config(epochs=1))
     theirs = Accelerator(mixed_precision="bf16", cpu=True)
     model, random = with_norms(), torch.get_rng_state()
+    model.register_buffer("mask", torch.ones(2, 3, 4, 4))
     finetune(model, samples(), None, config(epochs=1, channels_last=True))
     assert theirs.mixed_precision == "bf16"
-    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
     assert torch.equal(torch.get_rng_state(), random)
 
 

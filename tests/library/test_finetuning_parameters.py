@@ -65,7 +65,7 @@ def test_what_a_model_names_does_not_decay() -> None:
 
 
 def test_what_is_to_be_trained_and_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="there is no 'bn' to train: the network has no norms"):
+    with pytest.raises(UsageError, match="nothing to train with 'bn': the network has no norms"):
         trained(network(), config(train="bn+head"))
 
     class Scaled(nn.Sequential):
@@ -79,8 +79,13 @@ def test_what_is_to_be_trained_and_is_not_there_is_refused() -> None:
             return input * self.scale
 
     for choice in ("head", "bn+head"):
-        with pytest.raises(UsageError, match="there is no 'head' to train"):
+        with pytest.raises(UsageError, match="nothing to train with 'head': no layer of its own"):
             trained(Scaled(*with_norms().children()), config(train=choice))
+    held = with_norms()
+    for name, parameter in held.named_parameters():
+        parameter.requires_grad_(".norm." not in name)
+    with pytest.raises(UsageError, match="nothing to train with 'bn': no such parameter requires a gradient"):
+        trained(held, config(train="bn+head"))
 
 
 def test_a_head_with_a_norm_behind_it_is_one() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnretrofit import retrofit
+from bnretrofit import recalibration, retrofit
 from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import ChannelsLastBatchNorm1d
 from bnretrofit.recalibration import MANY, recalibrate
@@ -74,6 +74,37 @@ def test_errors_that_multiply_from_norm_to_norm_are_caught(variance: float) -> N
         read, norm = inputs_of(found.model, str(index), x).double(), part(found.model, str(index))
         torch.testing.assert_close(norm.running_mean.double(), read.mean(0), rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(norm.running_var.double(), read.var(0), rtol=1e-2, atol=1e-6)
+
+
+def test_where_a_sweep_does_not_fit_in_memory_passes_go_on_or_say_what_was_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("bnretrofit.recalibration.settle", full)
+    x = torch.randn(64, 8)
+    # It takes as many passes as there are norms then, and no fewer.
+    assert recalibrate(deep(variance=1.0, norms=12), [x]).passes > MANY
+    with pytest.raises(InputRejectedError, match="overflow"):
+        recalibrate(deep(variance=1e-30), [x])
+
+
+@pytest.mark.parametrize("changes", [[1.0, 2.0, 0.0], [1.0, 2.0, 1.0, 1.0, 1.0], [float("inf"), 0.0]])
+def test_whatever_a_sweep_leaves_is_measured_once_more(changes: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def measured(*_: object) -> float:
+        order.append("pass")
+        return changes[order.count("pass") - 1]
+
+    monkeypatch.setattr(recalibration, "_pass", measured)
+    monkeypatch.setattr(recalibration, "settle", lambda *_: order.append("sweep"))
+    # One norm: two passes are all that it needs, if nothing is called twice.
+    found = recalibrate(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval(), [torch.randn(20, 8)])
+    assert order.count("sweep") == 1
+    assert order[-1] == "pass"
+    assert found.passes == order.count("pass")
 
 
 def test_the_batching_leaves_no_trace_but_that_of_the_kernels() -> None:

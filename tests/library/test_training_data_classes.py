@@ -79,6 +79,9 @@ def test_a_share_beside_something_to_validate_with_is_refused(source: TrainingSo
     # Whoever writes them with a capital means the same.
     (tmp_path / "set" / "train").rename(tmp_path / "set" / "Train")
     assert list(open_training(splits).classes) == list(open_training(source).classes)
+    # Folders that differ in capitals alone are classes, whatever they are called.
+    shutil.copytree(source.root, tmp_path / "set" / "train")
+    assert {"train", "Train"} < set(open_training(splits).classes)
 
 
 def test_a_class_of_one_image_cannot_be_split(source: TrainingSource, images: Path) -> None:
