@@ -102,7 +102,7 @@ def test_a_set_smaller_than_a_batch_is_one_smaller_batch(source: TrainingSource)
 def test_a_batch_of_one_image_is_refused(source: TrainingSource) -> None:
     with pytest.raises(UsageError, match=r"a batch of 1 image cannot be trained on: .*--batch-size"):
         open_training(replace(source, batch_size=1)).train(0)
-    with pytest.raises(UsageError, match="a batch of 1 image cannot be trained on: 21 images for 16 batches"):
+    with pytest.raises(UsageError, match="a batch of 1 image cannot be trained on: there are 21 images for 16 batches"):
         open_training(replace(source, batch_size=2)).train(0, ranks=16)
     single = open_training(replace(source, batch_size=1, min_batch=1))
     assert len(list(single.train(0))) == 21
