@@ -18,10 +18,9 @@ from bnretrofit.training.config import TrainingConfig
 
 __all__ = ["momentum_set", "momentum_spread", "resolved", "smallest_batch", "synchronised", "unsynchronised"]
 
-SMALL_BATCH = 16
-"""Below so many images per normalisation, "auto" freezes the statistics: with batch statistics a dense layer's outputs
-differ from those with running ones by 0.4 of their size at 8 images, and by 0.2 at 32. Accuracy does not tell yet:
-see docs/decisions.md."""
+SMALL_BATCH = 8
+"""Below so many images per normalisation, "auto" freezes the statistics: with 4 images frozen ones came to higher
+accuracies, with 8 and more there was nothing between the two (docs/finetuning_figures.md)."""
 
 
 def resolved(config: TrainingConfig, images: int) -> str:

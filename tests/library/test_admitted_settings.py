@@ -119,8 +119,8 @@ def test_warm_up_beyond_the_epochs_is_refused() -> None:
 
 
 def test_a_momentum_of_statistics_that_do_not_move_is_refused() -> None:
-    few = [(images[:8], labels[:8]) for images, labels in samples()]
-    with pytest.raises(UsageError, match=r"bn_momentum would do nothing.* batches of 8 images"):
+    few = [(images[:4], labels[:4]) for images, labels in samples()]
+    with pytest.raises(UsageError, match=r"bn_momentum would do nothing.* batches of 4 images"):
         finetune(with_norms(), few, None, config(bn_stats="auto", bn_momentum=0.1))
     with pytest.raises(UsageError, match="bn_momentum would do nothing: the network has no norms"):
         finetune(network(), samples(), None, config(bn_momentum=0.1))
