@@ -7,7 +7,7 @@ chain beyond any number: then, and where there is no end to it, a sweep brings a
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,7 +88,6 @@ def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches
     """Go through the batches until nothing moves; returns how often, sweeps left out."""
     last = math.inf
     for number in range(1, len(norms) + 2):
-        before = {name: {key: each.clone() for key, each in norm.state_dict().items()} for name, norm in norms.items()}
         problem = None
         try:
             change = _pass(model, norms, batches, parts, f"recalibrate, pass {number}")
@@ -97,7 +96,7 @@ def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches
         if change <= SETTLED:
             return number
         if problem is not None or not math.isfinite(change) or change > last or number == MANY:
-            return number + _passes_after_a_sweep(model, norms, batches, parts, before, problem)
+            return number + _passes_after_a_sweep(model, norms, batches, parts, problem)
         last = change
     return len(norms) + 1
 
@@ -107,7 +106,6 @@ def _passes_after_a_sweep(
     norms: dict[str, nn.Module],
     batches: Batches,
     parts: Parts,
-    before: Mapping[str, Mapping[str, Tensor]],
     problem: InputRejectedError | None,
 ) -> int:
     """Bring all norms near, then go on until nothing moves.
@@ -117,8 +115,7 @@ def _passes_after_a_sweep(
         norms: Its norms.
         batches: The samples.
         parts: As `_pass` takes them.
-        before: What the norms held before the last pass.
-        problem: Why that failed, if it did.
+        problem: Why the last pass failed, if it did.
     """
     try:
         settle(model, norms, batches, next(iter(batches)), "recalibrate")
@@ -128,8 +125,6 @@ def _passes_after_a_sweep(
             raise
         if problem is not None:
             raise problem from error
-        for name, norm in norms.items():
-            norm.load_state_dict(before[name])
     for number in range(1, len(norms) + 2):
         if _pass(model, norms, batches, parts, f"recalibrate, pass {number} after a sweep") <= SETTLED:
             return number
