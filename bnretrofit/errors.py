@@ -37,7 +37,8 @@ class RetrofitError(Exception):
         super().__init__(what, where, why, remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.why, self.remedy)
+        # With what was said of it since.
+        return _rebuild, (type(self), self.what, self.where, self.why, self.remedy), vars(self)
 
     def __str__(self) -> str:
         text = self.what if self.where is None else f"{self.where}: {self.what}"

@@ -47,11 +47,13 @@ def open_folders(
         max_bad_images: How many files that are no images are allowed.
 
     Raises:
-        InputRejectedError: A folder cannot be read, has no class folders, or has classes that training has not.
+        InputRejectedError: A folder cannot be read, has no class folders, or one without an image to train on, or has
+            classes that training has not.
         UsageError: The share is out of range, or a class is too small to be split, or there is a folder as well.
     """
     root, val = taken_apart(root, val, val_split)
     found = _classified(root, max_bad_images)
+    _refuse_empty(found)
     samples = FolderSamples(found, found.classes, found.labels)
     others = _names(found)
     if val is not None:
@@ -102,6 +104,18 @@ def _classified(folder: Path, max_bad_images: int) -> ImageFiles:
             remedy="give each class a folder of its own",
         )
     return found
+
+
+def _refuse_empty(found: ImageFiles) -> None:
+    """Without an image a class folder counts for no class: those after it would have other numbers than they seem."""
+    empty = sorted({path.name for path in visible(found.root) if path.is_dir()} - set(found.classes))
+    if empty:
+        raise InputRejectedError(
+            f"{len(empty)} of {len(empty) + len(found.classes)} class folders hold no image",
+            where=str(found.root),
+            why=_shown(empty),
+            remedy="put their images there, or remove the folders",
+        )
 
 
 def _mapped(files: ImageFiles, classes: Sequence[str]) -> tuple[int, ...]:

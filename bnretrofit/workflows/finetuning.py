@@ -11,7 +11,6 @@ from bnretrofit.training import TrainingConfig, finetune_on
 from bnretrofit.training.budget import check_budget
 from bnretrofit.training.devices import process_rank
 from bnretrofit.training.plots import plot_history
-from bnretrofit.training.preparation import silent
 from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data.source import TrainingSet
@@ -90,28 +89,33 @@ def finetune_checkpoint(
     if model.submodule and (opened.plan is None or model.submodule != opened.submodule):
         why = "all of the network is trained, whichever part of it has norms"
         raise UsageError("finetune takes no --submodule", why=why, remedy="leave it out")
-    with learner(opened, model, data, config, run.device) as ready:
-        opened, network, samples, source = ready.opened, ready.network, ready.samples, ready.source
-        writes = process_rank()[0] == 0
-        notes = [*opened.notes, *ready.notes]
-        if samples.validation() is None:
-            notes.append("there is nothing to validate with: the best weights are those of the last epoch")
-        check_apart(run.folder, data.root, data.val, data.data_dir)
+    check_apart(run.folder, data.root, data.val, data.data_dir)
+    writes = process_rank()[0] == 0
+    notes: list[str] = []
+
+    def noted(text: str) -> None:
+        notes.append(text)
+        # One of several processes tells what all have found.
         if writes:
-            opened_run(run.folder, resume=run.resume)
+            tell(text)
+
+    with (
+        learner(opened, model, data, config, run.device) as ready,
+        opened_run(run.folder, resume=run.resume, writes=writes),
+    ):
+        opened, network, samples, source = ready.opened, ready.network, ready.samples, ready.source
         # Refused now, not after a rate was searched for.
         check_budget(config, samples, *process_rank())
-        # One of several processes tells what all have found.
-        tell = tell if writes else silent
-        for text in notes:
-            tell(text)
+        for text in (*opened.notes, *ready.notes):
+            noted(text)
+        if samples.validation() is None:
+            noted("there is nothing to validate with: the best weights are those of the last epoch")
         # A run that is gone on with keeps the rate that it found.
         found = rate_of(run.folder) if run.find_rate else None
         rates = find_rate(network, samples, config, run.device) if run.find_rate and found is None else None
         config = replace(config, lr=rates.chosen) if rates is not None else replace(config, lr=found or config.lr)
         if found is not None:
-            notes.append(f"the run goes on with the learning rate that it has found, {found:.3g}")
-            tell(notes[-1])
+            noted(f"the run goes on with the learning rate that it has found, {found:.3g}")
         named = model_of(run.folder, str(opened.name))
         keeper = RunFolder(
             run.folder,
@@ -126,14 +130,13 @@ def finetune_checkpoint(
             # A run with other settings is refused before anything of it changes.
             keeper.load()
             if (left_out := _left_out(samples, source.batch_size, config)) is not None:
-                tell(left_out)
+                noted(left_out)
             with settings_written(run.folder, run.options if keeper.writes else None):
-                results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=tell)
+                results = finetune_on(network, samples, config, device=run.device, keeper=keeper, tell=noted)
         finally:
             keeper.leave()
         for text in samples.bad:
-            tell(text)
-        notes.extend(samples.bad)
+            noted(text)
         told = samples.record()
     if keeper.writes:
         plot_history(results.history, run.folder / PLOT)

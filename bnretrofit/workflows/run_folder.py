@@ -1,6 +1,7 @@
 """The folder of a run: its state, its best and last weights and its table, each whole at any moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bnretrofit.checkpoints import read, read_header
 from bnretrofit.checkpoints.places import BEST, LAST, STATE
-from bnretrofit.errors import InputRejectedError, ResourceError, UsageError
+from bnretrofit.errors import InputRejectedError, ResourceError, RetrofitError, UsageError
 from bnretrofit.image_files import visible
 from bnretrofit.originals import check_originals
 from bnretrofit.publishing import write
@@ -133,13 +134,37 @@ class RunFolder:
             write(self.path / f"{name}.safetensors", tensors, self.describe(name, epoch, measured), overwrite=True)
 
 
-def opened_run(path: Path, *, resume: bool) -> None:
+@contextmanager
+def opened_run(path: Path, *, resume: bool, writes: bool = True) -> Iterator[None]:
     """Make the folder of a run, or find the one that is to be gone on with.
+
+    What is refused before it has left anything in a folder that was made for it leaves no folder either.
+
+    Args:
+        path: The folder.
+        resume: Whether a run that is there is gone on with.
+        writes: Whether this process does so; of several ranks, one.
 
     Raises:
         UsageError: It holds something, or there is nothing to go on with.
         ResourceError: It cannot be made.
     """
+    if not writes:
+        yield
+        return
+    made = _opened_run(path, resume=resume)
+    try:
+        yield
+    except RetrofitError:
+        if made:
+            # Not if it holds something by now.
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _opened_run(path: Path, *, resume: bool) -> bool:
+    """Whether the folder was made by this very call."""
     if path.exists() and not path.is_dir():
         raise UsageError("the run's folder is a file", where=str(path), remedy="choose another name")
     # But for what a process that was killed has left of its lock, and of files that it was writing.
@@ -154,10 +179,12 @@ def opened_run(path: Path, *, resume: bool) -> None:
         where = str(path.parent)
         raise UsageError("the run's parent folder does not exist", where=where, remedy="make the folder first")
     try:
+        new = not path.is_dir()
         path.mkdir(parents=False, exist_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
         raise ResourceError("the run's folder cannot be made", where=str(path), why=why) from error
+    return new
 
 
 def check_there(path: Path, *, resume: bool) -> None:

@@ -106,7 +106,21 @@ def run_checkpoint(
     check_there(run.folder, resume=run.resume)
     check_originals((run.folder / RETROFITTED, run.folder / FOLDED), (path, model.read_from))
     check_weights_elsewhere(run.folder / TRAINING, path, model.read_from)
-    opened_run(run.folder, resume=run.resume)
+    with opened_run(run.folder, resume=run.resume):
+        return _steps(path, model, data, plan, config, run, tell)
+
+
+def _steps(
+    path: Path | None,
+    model: ModelChoice,
+    data: DataChoice,
+    plan: PlanChoice,
+    config: TrainingConfig,
+    run: RunChoice,
+    tell: Callable[[str], None],
+) -> Ran:
+    """The steps of a run whose folder is there, but for those that an earlier call has finished."""
+    root, val = Path(data.root), None if data.val is None else Path(data.val)
     begun = (run.folder / TRAINING / STATE).is_file()
     check_settings(run.folder, run.options or {}, begun=begun)
     shares = _shares(data)

@@ -173,6 +173,14 @@ def test_what_is_assumed_is_told_before_training(bn: Path, labelled: Path, tmp_p
     assert "there is nothing to validate with: the best weights are those of the last epoch" in done.notes
 
 
+def test_what_is_told_while_it_goes_on_is_in_the_document_too(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    done = finetune(bn, labelled, tmp_path / "run", "-b", 7, "--json")
+    assert done.code == 0, done.err
+    assert done.document["notes"] == done.notes
+    assert any("norms use the statistics of each batch" in text for text in done.notes)
+    assert any("are left out" in text for text in done.notes)
+
+
 def test_weights_of_a_run_that_has_not_ended_are_told(bn: Path, labelled: Path, tmp_path: Path) -> None:
     killed(bn, labelled, tmp_path / "run", 2)
 
@@ -265,16 +273,22 @@ def test_a_new_head_for_other_classes_loads_into_the_stock_architecture(
 def test_what_is_refused_before_its_first_epoch_can_be_tried_again(bn: Path, labelled: Path, tmp_path: Path) -> None:
     refused = finetune(bn, labelled, tmp_path / "run", "--dropout", 0.1)
     assert (refused.code, "no dropout" in refused.err) == (2, True)
-    assert not any((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
     plain = save_state(tmp_path / "plain.pth", factories.plain())
     named = ("run", plain, "-m", factory("plain"), "--trust-code", "-d", labelled / "train", "--epochs", 0)
     unknown = run(*named, "-o", tmp_path / "all", "--exclude", "nothing")
     assert unknown.code == 2
-    assert not any((tmp_path / "all").iterdir())
+    assert not (tmp_path / "all").exists()
     # With other options, and without --resume.
     again = finetune(bn, labelled, tmp_path / "run", "--epochs", 1)
     assert again.code == 0, again.err
     assert run(*named, "-o", tmp_path / "all").code == 0
+
+
+def test_a_folder_that_was_there_is_left_there(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert finetune(bn, labelled, tmp_path / "run", "--dropout", 0.1).code == 2
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_run_that_diverges_ends_with_6_and_keeps_what_was_good(bn: Path, labelled: Path, tmp_path: Path) -> None:

@@ -30,3 +30,10 @@ def test_an_error_survives_pickling(kind: type[RetrofitError]) -> None:
     assert type(found) is kind
     assert (found.what, found.where, found.why, found.remedy) == ("what", "where", None, "remedy")
     assert str(found) == str(error)
+
+
+def test_what_is_said_of_an_error_later_survives_too() -> None:
+    error = UsageError("what").of("weight_decay")
+    error.add_note("more")
+    found = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (found.settings, found.__notes__, str(found)) == (("weight_decay",), ["more"], "what")

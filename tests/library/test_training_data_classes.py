@@ -32,6 +32,23 @@ def test_validation_is_all_images_in_order_without_augmentation(source: Training
     assert [len(shard) for shard in shards] == [2, 2, 1, 1]
 
 
+def test_a_class_folder_without_images_is_named_where_it_is_trained_on(source: TrainingSource, images: Path) -> None:
+    for name in ("bee", "cat"):
+        (images / name / "deeper").mkdir(parents=True)
+    (images / ".hidden").mkdir()
+    (images / "cat" / "notes.txt").write_text("none")
+    with pytest.raises(InputRejectedError, match=r"2 of 5 class folders hold no image: bee, cat\. Put their images"):
+        open_training(replace(source, max_bad_images=1))
+
+
+def test_a_class_may_have_no_images_to_validate_with(source: TrainingSource, images: Path, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    (some / "ant").mkdir(parents=True)
+    shutil.copytree(images / "dog", some / "dog")
+    opened = open_training(replace(source, val=str(some)))
+    assert {int(label) for _, labels in validated(opened) for label in labels} == {1}
+
+
 def test_calibration_draws_images_of_training_without_augmentation(source: TrainingSource) -> None:
     def drawn(opened: TrainingSet, limit: int | None) -> list[bytes]:
         return [image.numpy().tobytes() for batch in opened.calibration_batches(limit) for image in batch]
