@@ -3,9 +3,12 @@
 Running statistics lag behind weights that are still being trained, and each norm's depend on those of the norms before
 it. So the pass is repeated, each time with the statistics of the last one: after k passes the first k norms of a chain
 are final, and it ends when nothing moves any more. Where they are far off, errors multiply from norm to norm, in a deep
-chain beyond any number: then, and where there is no end to it, a sweep brings all of them near (see `sweeping`).
+chain beyond any number: then, and where there is no end to it, a sweep brings all of them near (see `sweeping`). A norm
+that is called several times may read what it has made itself: its statistics swing from pass to pass, and settle where
+each pass goes half of the way.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +32,9 @@ __all__ = ["Recalibrated", "recalibrate"]
 
 MANY = 8
 """Passes after which a sweep is tried: networks that are near are done long before."""
+
+HALVES = 30
+"""Passes that go half of the way: what they come nearer by half each time is within rounding then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
         The copy, in the mode of `model`, and how far its statistics were off.
 
     Raises:
-        InputRejectedError: There is no batch or no such norm, or an activation is not finite.
+        InputRejectedError: There is no batch or no such norm, an activation is not finite, or the statistics do not
+            settle.
         ResourceError: Not even one sample fits in memory.
     """
     copy = independent_copy(model)
@@ -87,7 +94,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
 def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts) -> int:
     """Go through the batches until nothing moves; returns how often, sweeps left out."""
     last = math.inf
-    for number in range(1, len(norms) + 2):
+    for number in itertools.count(1):
         problem = None
         try:
             change = _pass(model, norms, batches, parts, f"recalibrate, pass {number}")
@@ -98,7 +105,7 @@ def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches
         if problem is not None or not math.isfinite(change) or change > last or number == MANY:
             return number + _passes_after_a_sweep(model, norms, batches, parts, problem)
         last = change
-    return len(norms) + 1
+    raise AssertionError("counting has no end")
 
 
 def _passes_after_a_sweep(
@@ -125,10 +132,34 @@ def _passes_after_a_sweep(
             raise
         if problem is not None:
             raise problem from error
+    # In a chain all are final then.
     for number in range(1, len(norms) + 2):
         if _pass(model, norms, batches, parts, f"recalibrate, pass {number} after a sweep") <= SETTLED:
             return number
-    return len(norms) + 1
+    return len(norms) + 1 + _passes_by_halves(model, norms, batches, parts)
+
+
+def _passes_by_halves(model: nn.Module, norms: dict[str, Any], batches: Batches, parts: Parts) -> int:
+    """Go half of the way with each pass, until nothing moves; returns how often.
+
+    Raises:
+        InputRejectedError: There is no end to it.
+    """
+    change = math.inf
+    for number in range(1, HALVES + 1):
+        before = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
+        change = _pass(model, norms, batches, parts, f"recalibrate, pass {number} by halves")
+        if change <= SETTLED:
+            return number
+        for name, norm in norms.items():
+            mean, var = before[name]
+            norm.running_mean.lerp_(mean, 0.5)
+            norm.running_var.lerp_(var, 0.5)
+    raise InputRejectedError(
+        "the norms' statistics do not settle",
+        why=f"measured again and again, they still move by {change:.2g}",
+        remedy="a norm that is called several times depends on itself: let it keep its running statistics",
+    )
 
 
 def _pass(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts, title: str) -> float:

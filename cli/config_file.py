@@ -1,5 +1,7 @@
 """Options in a YAML file: those that a run was given, and those that another one takes."""
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from click.core import ParameterSource
 
 from .options import FILE
 
-__all__ = ["config_option", "given_options", "instead_of"]
+__all__ = ["config_option", "given_options", "instead_of", "launched_with"]
 
 # Who may run a stranger's code is said on the command line alone: a file may be a stranger's, too.
 TRUST = "trust_code"
@@ -27,7 +29,7 @@ def read_config(ctx: click.Context, _param: click.Parameter, paths: tuple[Path, 
     (path,) = paths
     ctx.meta[CONFIG] = path
     params = {param.name: param for param in ctx.command.params}
-    given = {ALIASES.get(key, key): value for key, value in _document(path).items()}
+    given = _document(path)
     if given.pop(TRUST, None) not in (None, False):
         raise click.UsageError(
             f"--config {path} holds trust-code, which a file cannot grant: "
@@ -36,9 +38,10 @@ def read_config(ctx: click.Context, _param: click.Parameter, paths: tuple[Path, 
     unknown = sorted(given.keys() - (params.keys() - set(NOT_OF_A_RUN)))
     if unknown:
         raise click.UsageError(f"--config {path} names what is no option: {', '.join(unknown)}")
-    ctx.default_map = {
-        key: _as_given(ctx, path, params[key], value) for key, value in given.items() if value is not None
-    }
+    empty = sorted(_shown(key) for key, value in given.items() if value is None)
+    if empty:
+        raise click.UsageError(f"--config {path} gives no value to: {', '.join(empty)}")
+    ctx.default_map = {key: _as_given(ctx, path, params[key], value) for key, value in given.items()}
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -46,17 +49,31 @@ def _document(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        document = None if node is None else yaml.SafeLoader("").construct_document(node)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+        said = " ".join(str(error).split()) or type(error).__name__
         raise click.UsageError(f"--config {path} cannot be read: {said}") from error
-    if not isinstance(document, dict):
+    if not isinstance(node, yaml.MappingNode) or not isinstance(document, dict):
         raise click.UsageError(f"--config {path} holds no options: it is to be lines such as 'batch-size: 64'")
-    return {str(key).replace("-", "_"): value for key, value in document.items()}
+    # Of what stands there twice a document would hold the last.
+    written = Counter(_name(str(key.value)) for key, _ in node.value)
+    twice = sorted(name for name, count in written.items() if count > 1)
+    if twice:
+        raise click.UsageError(f"--config {path} says more than once: {', '.join(map(_shown, twice))}")
+    return {_name(str(key)): value for key, value in document.items()}
+
+
+def _name(key: str) -> str:
+    """An option's name in Python."""
+    name = key.replace("-", "_")
+    return ALIASES.get(name, name)
 
 
 ALIASES = {"data": "root"}
 PLACES = ("root", "val", "data_dir")
+OF_A_DATASET = ("root", "val")
+"""Where the first is a data set by timm's name, that and a split's name are no places, whatever lies in this folder."""
 
 config_option = click.option(
     "--config",
@@ -121,6 +138,28 @@ def instead_of(other: str, default: object = None) -> Any:
     return settle
 
 
+def launched_with(variable: str) -> Any:
+    """Make the callback of an option that `accelerate launch` has too: what is not given here is what was said there.
+
+    Args:
+        variable: Of the environment, through which accelerate tells.
+    """
+
+    def settle(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        name, said = str(param.name), os.environ.get(variable, "")
+        if not said or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            return value
+        try:
+            found = param.type_cast_value(ctx, said)
+        except click.BadParameter as error:
+            raise click.UsageError(f"{variable}, from accelerate launch: {error.message}") from error
+        if found != value:
+            ctx.set_parameter_source(name, ParameterSource.ENVIRONMENT)
+        return found
+
+    return settle
+
+
 def _shown(name: str) -> str:
     """An option's name as users write it."""
     return {name: alias for alias, name in ALIASES.items()}.get(name, name).replace("_", "-")
@@ -137,12 +176,22 @@ def _found_anywhere(model: str) -> str:
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
     """The options that are not at their defaults, as `--config` takes them."""
+    from bnretrofit.training_data.timm_datasets import parse_dataset
+
     found: dict[str, Any] = {}
+    named = parse_dataset(str(ctx.params.get("root", ""))) is not None
+    defaults = {param.name: param.default for param in ctx.command.params}
     for name, value in ctx.params.items():
-        if name in NOT_OF_A_RUN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+        # What was said and is the default all the same is no other run.
+        if (
+            name in NOT_OF_A_RUN
+            or ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+            or value == defaults.get(name)
+        ):
             continue
         plain = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, Path) or (name in PLACES and Path(str(value)).exists()):
+        place = name in PLACES and not (named and name in OF_A_DATASET) and Path(str(value)).exists()
+        if isinstance(value, Path) or place:
             # Another run may be begun from another folder.
             plain = str(Path(value).resolve())
         if name == "model":

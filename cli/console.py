@@ -1,6 +1,7 @@
 """What a user reads: results on stdout, notes and errors on stderr, or exactly one JSON document on stdout."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +10,18 @@ from typing import Any
 
 import click
 
-__all__ = ["SIGNALS", "counted", "emit_json", "fail", "ignore_interruptions", "note", "results_only", "show", "table"]
+__all__ = [
+    "SIGNALS",
+    "counted",
+    "emit_json",
+    "fail",
+    "ignore_interruptions",
+    "launched_rank",
+    "note",
+    "results_only",
+    "show",
+    "table",
+]
 
 SCHEMA_VERSION = 1
 
@@ -81,12 +93,21 @@ def emit_json(command: str, document: Mapping[str, Any], *, status: str = "ok", 
     click.echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
+def launched_rank() -> int:
+    """This process's number among those that `torchrun` or `accelerate launch` has started."""
+    number = os.environ.get("RANK", "0")
+    return int(number) if number.isdecimal() else 0
+
+
 def fail(arguments: list[str], kind: str, message: str, exit_code: int, **more: object) -> int:
-    """Print an error, as JSON on stdout if the command was asked for JSON, and return the exit code."""
+    """Print an error, as JSON on stdout if the command was asked for JSON, and return the exit code.
+
+    Of several processes one gives the document; the others have errors of their own, perhaps, and say them as text.
+    """
     # The error holds on to frames, and these to bars: what they show of work that has ended would stand on its line.
     for bar in _bars():
         bar.close()
-    if "--json" in arguments:
+    if "--json" in arguments and launched_rank() == 0:
         command = next((argument for argument in arguments if not argument.startswith("-")), "")
         status = "interrupted" if kind == "interrupted" else "error"
         emit_json(command, {"error": {"kind": kind, "message": message}, **more}, status=status, exit_code=exit_code)

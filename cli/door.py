@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .console import fail
+from .console import fail, launched_rank
 from .interruption import Interruption
 from .training_options import in_options
 
@@ -38,7 +38,8 @@ class Door(click.Group):
                 interruption.too_late(code)
                 # A terminal that was closed takes no message.
                 with suppress(OSError):
-                    fail(arguments, "interrupted", _how_to_go_on(arguments, before), code)
+                    if launched_rank() == 0:
+                        fail(arguments, "interrupted", _how_to_go_on(arguments, before), code)
             # Here the exception is gone, and with it what it held: workers that decode have been told to end.
             if interruption.received:
                 interruption.leave(code)
@@ -110,7 +111,9 @@ def _how_to_go_on(arguments: list[str], before: tuple[int, int] | None) -> str:
         return f"interrupted, nothing was written; to start again: {command}"
     if kept:
         again = command if "--resume" in arguments else f"{command} --resume"
-        return f"interrupted, what '{output}' holds is whole; to go on: {again}"
+        ranks = os.environ.get("WORLD_SIZE", "1")
+        how = "to go on" if ranks == "1" else f"to go on, launch on {ranks} processes as before"
+        return f"interrupted, what '{output}' holds is whole; {how}: {again}"
     if output.is_dir():
         return f"interrupted, the folder '{output}' is not complete; remove it, then: {command}"
     return f"interrupted after '{output}' had been written whole; it came from: {command}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .config_file import config_option, given_options, instead_of
+from .config_file import config_option, given_options, instead_of, launched_with
 from .options import FILE, image_choice, json_option, loading_options, preprocessing_options, stacked
 
 __all__ = [
@@ -110,7 +110,12 @@ training_options = stacked(
     ),
     click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
     click.option(
-        "--grad-accum-steps", type=click.IntRange(min=1), default=1, show_default=True, help="Batches per step."
+        "--grad-accum-steps",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        callback=launched_with("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
+        help="Batches per step.",
     ),
     click.option(
         "--train",
@@ -131,7 +136,12 @@ training_options = stacked(
     ),
     click.option("--dropout", type=float, help="Rate of the network's dropouts.  [default: as they are]"),
     click.option(
-        "--amp", type=click.Choice(["no", "bf16", "fp16"]), default="no", show_default=True, help="Mixed precision."
+        "--amp",
+        type=click.Choice(["no", "bf16", "fp16"]),
+        default="no",
+        show_default=True,
+        callback=launched_with("ACCELERATE_MIXED_PRECISION"),
+        help="Mixed precision.",
     ),
     click.option("--channels-last", is_flag=True, help="Convolutions with channels last in memory."),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better accuracy."),

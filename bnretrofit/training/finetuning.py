@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnretrofit.errors import UsageError
+from bnretrofit.errors import InputRejectedError, UsageError
+from bnretrofit.norms import running_norms
 from bnretrofit.training.averaging import share_of_the_start
 from bnretrofit.training.budget import check_budget
 from bnretrofit.training.config import TrainingConfig
-from bnretrofit.training.devices import accelerator_for
+from bnretrofit.training.devices import accelerator_for, gathered
 from bnretrofit.training.finishing import finished
 from bnretrofit.training.loop import Loop
 from bnretrofit.training.memory_keeper import MemoryKeeper
@@ -46,10 +47,11 @@ def finetune_on(
 
     Raises:
         UsageError: The settings do not fit the model or the machine, or its weights are in half precision.
-        InputRejectedError: The model is no classifier of these images, or a batch has one image.
+        InputRejectedError: The model is no classifier of these images, or not finite, or a batch has one image.
         TrainingDivergedError: The loss is not finite any more; the model has the weights that were kept last.
     """
     _check_precision(model)
+    _check_finite(model)
     kept: Keeper = MemoryKeeper() if keeper is None else keeper
     accelerator = accelerator_for(device, config.amp)
     tell = silent if tell is None or not accelerator.is_main_process else tell
@@ -95,10 +97,36 @@ def _check_precision(model: nn.Module) -> None:
             )
 
 
+def _check_finite(model: nn.Module) -> None:
+    """Before the learning rate is blamed."""
+    statistics = {
+        f"{name}.{each}": tensor for name, norm in running_norms(model).items() for each, tensor in norm.named_buffers()
+    }
+    for name, tensor in {**dict(model.named_parameters()), **statistics}.items():
+        if not bool(tensor.detach().isfinite().all()):
+            remedy = "take weights of before it diverged"
+            raise InputRejectedError("the network holds NaN or infinity", where=name, remedy=remedy)
+
+
+def _check_alike(per_epoch: int | None, accelerator: Any) -> None:
+    """Refuse processes that would wait for one another for ever."""
+    mine = torch.tensor(-1 if per_epoch is None else per_epoch, device=accelerator.device)
+    counts = [int(count) for count in gathered(accelerator, mine)]
+    if len(set(counts)) > 1:
+        raise UsageError(
+            "the processes do not have as many steps in an epoch",
+            why=", ".join("unknown" if count < 0 else str(count) for count in counts),
+            remedy="give each as many batches, as a DistributedSampler does",
+        )
+
+
 def _trained(
     model: nn.Module, data: TrainingSet, config: TrainingConfig, accelerator: Any, keeper: Keeper, tell: Tell
 ) -> Results:
-    check_budget(config, data, accelerator.process_index, accelerator.num_processes)
+    ranks = accelerator.num_processes
+    # Each process by itself refuses what all of them refuse.
+    _check_alike(data.batches_per_epoch(ranks, config.grad_accum_steps), accelerator)
+    check_budget(config, data, accelerator.process_index, ranks)
     with prepared(model, data, config, accelerator, tell) as ready:
         loop = Loop(model, data, config, ready, accelerator, keeper)
         average = share_of_the_start(config.ema_decay, loop.steps, warmup=config.ema_warmup)

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError
 from bnretrofit.norms import running_norms
 from bnretrofit.scales import scales_of
 from bnretrofit.training.best_weights import best_weights
@@ -43,8 +42,8 @@ def finished(
         batch_statistics: Whether running statistics have moved.
 
     Raises:
-        InputRejectedError: The best weights are missing, or the statistics cannot be measured, and the last weights are
-            kept as they are.
+        InputRejectedError: The best weights are missing, or the statistics cannot be measured.
+        ResourceError: Memory does not suffice to measure them. Then, too, the last weights are kept as they are.
     """
     at_end, at_best = history.epochs[-1], history.best or history.epochs[-1]
     accelerator.wait_for_everyone()
@@ -55,8 +54,8 @@ def finished(
     model.load_state_dict(last)
     try:
         result = judge.result(at_end)
-    except InputRejectedError:
-        # What was trained is kept as it is, whatever is the matter with its statistics.
+    except Exception:
+        # What was trained is kept as it is, whatever is the matter with its statistics: memory may have run out.
         keeper.keep("last", last, at_end, measured=False)
         raise
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -26,16 +26,17 @@ def check_finite(value: float, what: str, *, step: int, rate: float) -> None:
         raise TrainingDivergedError(
             f"the {what} is {value} at step {step}",
             why=f"with a learning rate of {rate:.3g}",
-            remedy="what was kept last is good; take a lower --lr, --clip-grad 1, more --warmup-steps, or --amp no",
+            remedy="what was kept last is good; try another run with a lower --lr, --clip-grad 1, more --warmup-steps "
+            "or --amp no",
         )
 
 
 def check_weights(weights: Iterable[Tensor], *, step: int, rate: float) -> None:
-    """Look at all weights that are trained.
+    """Look at all weights that are trained, and at the statistics that have moved with them.
 
     Raises:
         TrainingDivergedError: One is not finite.
     """
     # What is not finite does not become so again in a sum.
     total = sum(float(tensor.detach().double().sum()) for tensor in weights)
-    check_finite(total, "sum of the weights", step=step, rate=rate)
+    check_finite(total, "sum of the weights and running statistics", step=step, rate=rate)

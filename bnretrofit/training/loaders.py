@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bnretrofit.errors import UsageError
 from bnretrofit.training.protocols import Labelled
+from bnretrofit.training_data.passes import Pass
 
 __all__ = ["LoaderSet"]
 
@@ -57,5 +58,25 @@ class LoaderSet:
         yield from itertools.islice(self.loader, start * accumulate, None)
 
     def validation(self, rank: int = 0, ranks: int = 1) -> Iterable[Labelled] | None:
-        """Every so-manieth of the validation batches."""
-        return None if self.labelled is None else itertools.islice(self.labelled, rank, None, ranks)
+        """Every so-manieth of the validation batches.
+
+        Raises:
+            UsageError: The loader shares them out by itself, and each rank would get a share of its share.
+        """
+        labelled = self.labelled
+        if labelled is None:
+            return None
+        if ranks > 1 and _is_shared_out(labelled):
+            raise UsageError(
+                "the validation set is shared out to the processes twice",
+                why="its loader gives each a part of it, and so does the evaluation",
+                remedy="give a loader without a DistributedSampler, which gives all of it to each process",
+            )
+        return Pass(lambda: itertools.islice(labelled, rank, None, ranks))
+
+
+def _is_shared_out(loader: object) -> bool:
+    """Whether each process gets a part: by torch's DistributedSampler, or by accelerate's samplers."""
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    return any(getattr(each, name, 1) > 1 for each in samplers for name in ("num_replicas", "num_processes"))

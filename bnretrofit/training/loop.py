@@ -161,7 +161,9 @@ class Loop:
         self._check(value, "loss")
 
     def _check_weights(self) -> None:
-        check_weights(self._trained.named().values(), step=self.progress.step, rate=self._stepper.rate)
+        running = (each for norm in running_norms(self._model).values() for each in norm.buffers(recurse=False))
+        weights = [*self._trained.named().values(), *running]
+        check_weights(weights, step=self.progress.step, rate=self._stepper.rate)
 
     def _end_epoch(self, train_loss: float | None, rate: float) -> None:
         self._check_loss(0.0 if train_loss is None else train_loss)
@@ -233,7 +235,8 @@ class Loop:
         history = self.progress.history
         if self.progress.step < self.steps and not self.progress.finished:
             gain = history.last_gain
-            what = f"no better accuracy in {self._config.patience} epochs after epoch {gain.epoch if gain else 0}"
+            waited = f"{self._config.patience} epoch{'' if self._config.patience == 1 else 's'}"
+            what = f"no better accuracy in {waited} after epoch {gain.epoch if gain else 0}"
             history = replace(history, stopped=what)
         if not self.progress.finished:
             self.progress = replace(self.progress, history=history, finished=True)

@@ -45,7 +45,7 @@ def optimizer_for(config: TrainingConfig, trained: Trained) -> torch.optim.Optim
     try:
         json.dumps(groups, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise _unkept(config.opt, str(error)) from error
+        raise _unkept(config.opt, "settings that are neither numbers nor texts") from error
     more = sorted(optimizer.state_dict().keys() - {"state", "param_groups"})
     if more:
         raise _unkept(config.opt, ", ".join(more))

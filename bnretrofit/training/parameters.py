@@ -18,6 +18,9 @@ from bnretrofit.topology import output_layers
 
 __all__ = ["Trained", "trained_alone", "trained_parameters"]
 
+OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
+"""Their weights may have several dimensions, and scale like those of a BatchNorm."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -58,6 +61,7 @@ def trained_parameters(model: nn.Module, example: Batch, train: str, *, batch_st
         UsageError: That is nothing, or a part of it is not there.
     """
     norms = {name for name, module in model.named_modules() if is_batch_norm(module)}
+    others = {name for name, module in model.named_modules() if isinstance(module, OTHER_NORMS)}
     graph = capture(model, example)
     heads = _heads(graph) if "head" in train else set()
     learning = norms if train == "all" or "bn" in train else set()
@@ -72,7 +76,7 @@ def trained_parameters(model: nn.Module, example: Batch, train: str, *, batch_st
         wanted = train == "all" or ("bn" in train and owner in norms) or owner in heads
         if not wanted or not parameter.requires_grad or name in redundant:
             continue
-        plain = owner not in norms and leaf != "bias" and parameter.dim() > 1 and name not in exempt
+        plain = owner not in norms | others and leaf != "bias" and parameter.dim() > 1 and name not in exempt
         (decayed if plain else undecayed)[name] = parameter
     _check_parts(train, [*decayed, *undecayed], norms, heads)
     return Trained(decayed, undecayed, redundant)

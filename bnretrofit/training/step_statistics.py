@@ -46,16 +46,9 @@ class StepStatistics:
 
     def step(self) -> None:
         """Pool what all batches of the step have left on all ranks, and move the running statistics."""
-        seen = [part for parts in self._seen.values() for part in parts]
-        mine = torch.cat(seen) if seen else torch.zeros(0, dtype=torch.float64)
-        everybody = self._gather(mine)
-        at = 0
-        for name, norm in self._norms.items():
-            calls, channels = len(self._seen[name]), norm.num_features
-            length = calls * (2 * channels + 1)
-            rows = torch.cat([rank[at : at + length].view(calls, 2 * channels + 1) for rank in everybody])
-            at += length
-            self._move(name, norm, rows)
+        everybody = self._everybody()
+        for number, (name, norm) in enumerate(self._norms.items()):
+            self._move(name, norm, torch.cat([rank[number] for rank in everybody]))
             self._seen[name].clear()
 
     def close(self) -> None:
@@ -75,6 +68,24 @@ class StepStatistics:
                 self._seen[name].append(torch.cat([counted, norm.running_mean.double(), norm.running_var.double()]))
 
         return collect
+
+    def _everybody(self) -> list[list[Tensor]]:
+        """For each rank what each norm has seen, (calls, 1 + C + C).
+
+        A rank may have called a norm more often than another one has: some networks skip blocks at random.
+        """
+        widths = [2 * norm.num_features + 1 for norm in self._norms.values()]
+        device = next(iter(self._norms.values())).running_mean.device
+        calls = self._gather(torch.tensor([len(parts) for parts in self._seen.values()], device=device))
+        lengths = [[count * width for count, width in zip(rank.tolist(), widths, strict=True)] for rank in calls]
+        seen = [part for parts in self._seen.values() for part in parts]
+        # All ranks tell each other tensors of one length.
+        mine = torch.zeros(max(map(sum, lengths)), dtype=torch.float64, device=device)
+        if seen:
+            together = torch.cat(seen)
+            mine[: len(together)] = together
+        parts = (rank[: sum(of_rank)].split(of_rank) for rank, of_rank in zip(self._gather(mine), lengths, strict=True))
+        return [[part.view(-1, width) for part, width in zip(rank, widths, strict=True)] for rank in parts]
 
     def _move(self, name: str, norm: Any, rows: Tensor) -> None:
         mean, var = self._running[name]

@@ -79,7 +79,7 @@ def open_dataset(dataset: DatasetName, split: str, **options: Any) -> Any:
         raise UsageError(
             f"the data set needs the package {package}",
             where=dataset.name,
-            remedy=f"pip install {package.replace('_', '-')}",
+            remedy=f"install it: python -m pip install {package.replace('_', '-')}",
         )
     if dataset.prefix == "torch" and dataset.data_dir is None:
         raise UsageError("torchvision's data sets lie in a folder", where=dataset.name, remedy="pass --data-dir DIR")

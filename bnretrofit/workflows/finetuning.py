@@ -15,6 +15,7 @@ from bnretrofit.training.rate_range import RateRange, find_rate
 from bnretrofit.training.results import Results
 from bnretrofit.training_data.source import TrainingSet
 from bnretrofit.training_data.streamed import StreamedSet
+from bnretrofit.training_data.timm_datasets import parse_dataset
 from bnretrofit.workflows.learners import learner
 from bnretrofit.workflows.opening import ModelChoice, open_model
 from bnretrofit.workflows.own_heads import with_own_head
@@ -89,7 +90,9 @@ def finetune_checkpoint(
     if model.submodule and (opened.plan is None or model.submodule != opened.submodule):
         why = "all of the network is trained, whichever part of it has norms"
         raise UsageError("finetune takes no --submodule", why=why, remedy="leave it out")
-    check_apart(run.folder, data.root, data.val, data.data_dir)
+    # A data set by timm's name is no folder, nor is its split.
+    folders = (data.root, data.val) if parse_dataset(data.root) is None else ()
+    check_apart(run.folder, *folders, data.data_dir)
     writes = process_rank()[0] == 0
     notes: list[str] = []
 
@@ -117,9 +120,14 @@ def finetune_checkpoint(
         if found is not None:
             noted(f"the run goes on with the learning rate that it has found, {found:.3g}")
         named = model_of(run.folder, str(opened.name))
+        ranks = process_rank()[1]
+        streamed = isinstance(samples, StreamedSet)
+        per_epoch = samples.batches_per_epoch(ranks, config.grad_accum_steps) if streamed else None
         keeper = RunFolder(
             run.folder,
-            training_settings(opened, config, source, ready.record, rate_found=run.find_rate, ranks=process_rank()[1]),
+            training_settings(
+                opened, config, source, ready.record, rate_found=run.find_rate, ranks=ranks, stream_steps=per_epoch
+            ),
             training_describer(opened, named, config, source.preprocessing, ready.record),
             run.save_steps,
             writes=writes,

@@ -104,7 +104,11 @@ class RunFolder:
                 why="; ".join(changed),
                 remedy="go on with the same, or begin another run",
             )
-        return SavedRun(found.tensors, header["run"])
+        saved = SavedRun(found.tensors, header["run"])
+        if self.writes and self.log is not None:
+            # A run that has ended saves nothing more.
+            self.log.write(saved.progress.history)
+        return saved
 
     def is_due(self, step: int) -> bool:
         """Whether the state is to be saved after this step."""

@@ -165,7 +165,7 @@ def _steps(
 def _inserted(plan: Plan) -> str:
     """How many norms went in, and without any why."""
     if plan.sites:
-        return f"inserted {len(plan.sites)} BatchNorms"
+        return f"inserted {len(plan.sites)} BatchNorm{'s' * (len(plan.sites) > 1)}"
     why = f": '{plan.skips[0].name}', for one, {plan.skips[0].reason}" if plan.skips else ""
     return f"no BatchNorm was inserted, so that the network is fine-tuned as it is{why}"
 

@@ -33,7 +33,7 @@ class TensorBoardLog:
         except ImportError as error:
             raise UsageError(
                 "TensorBoard is not installed",
-                remedy="python -m pip install tensorboard, or leave out --tensorboard",
+                remedy="leave out --tensorboard, or install it: python -m pip install tensorboard",
             ) from error
         self._folder = folder
         # A reader that is open passes over what it has read of the same steps.

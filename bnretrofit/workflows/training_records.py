@@ -22,6 +22,7 @@ def training_settings(
     *,
     rate_found: bool,
     ranks: int,
+    stream_steps: int | None = None,
 ) -> dict[str, Any]:
     """All that the weights depend on, as a JSON document; not where things are, nor how many processes decode.
 
@@ -32,6 +33,7 @@ def training_settings(
         record: What is recorded of the images.
         rate_found: Whether a range test chose the learning rate.
         ranks: Processes that train.
+        stream_steps: Steps of an epoch of a stream, which depend on how many processes read it; None if nobody knows.
     """
     checkpoint = None if opened.checkpoint is None else opened.checkpoint.digest.result()
     settings = {
@@ -45,6 +47,8 @@ def training_settings(
         "ranks": ranks,
         "rate_found": rate_found,
     }
+    if stream_steps is not None:
+        settings["steps_per_epoch"] = stream_steps
     # As they are read again: JSON has lists alone.
     told: dict[str, Any] = json.loads(json.dumps(settings))
     return told

@@ -294,7 +294,7 @@ def test_a_folder_that_was_there_is_left_there(bn: Path, labelled: Path, tmp_pat
 def test_a_run_that_diverges_ends_with_6_and_keeps_what_was_good(bn: Path, labelled: Path, tmp_path: Path) -> None:
     done = finetune(bn, labelled, tmp_path / "run", "--lr", 1e30, "--bn-stats", "frozen", "--warmup-steps", 0)
     assert done.code == 6, done.err
-    assert "take a lower --lr" in done.err.lower()
+    assert "try another run with a lower --lr" in done.err.lower()
     assert (tmp_path / "run" / "args.yaml").is_file()
     tensors: dict[str, Tensor] = tensors_of(tmp_path / "run" / "best.safetensors")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
@@ -331,6 +331,13 @@ def test_tensorboard_shows_each_epoch_once_also_of_a_run_gone_on_with(bn: Path, 
     shown = [(event.step, event.value) for event in found.Scalars("val_loss")]
     assert shown == [(int(row["step"]), pytest.approx(float(row["val_loss"]))) for row in rows]
     assert "lr" in found.Tags()["scalars"]
+
+
+def test_tensorboard_is_told_of_a_run_that_had_ended_without_it(bn: Path, labelled: Path, tmp_path: Path) -> None:
+    assert finetune(bn, labelled, tmp_path / "run").code == 0
+    assert finetune(bn, labelled, tmp_path / "run", "--resume", "--tensorboard").code == 0
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert len(found.Scalars("val_loss")) == 4
 
 
 def test_a_rate_that_was_found_is_kept(bn: Path, labelled: Path, tmp_path: Path) -> None:

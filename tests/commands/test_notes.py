@@ -1,11 +1,14 @@
 """Notes while a bar shows how far work is: on lines of their own."""
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from bnretrofit.training import loop
+from cli import door
 from cli.console import fail, note
 from tests.library.finetuning_cases import config, trained, with_norms
 
@@ -40,6 +43,26 @@ def test_an_error_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert lines[1:] == ["error: it is wrong", ""]
     bar.close()
     assert screen.getvalue().endswith("error: it is wrong\n")
+
+
+def test_of_several_processes_one_gives_the_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        assert fail(["finetune", "--json"], "UsageError", f"{rank} is wrong", 2) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["message"] == "0 is wrong"
+    assert err == "error: 1 is wrong\n"
+
+
+def test_how_to_go_on_names_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "args.yaml").touch()
+    arguments = ["finetune", "-o", str(tmp_path)]
+    assert f"to go on: bnretrofit finetune -o {tmp_path} --resume" in door._how_to_go_on(arguments, None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = door._how_to_go_on(arguments, None)
+    assert f"to go on, launch on 2 processes as before: bnretrofit finetune -o {tmp_path} --resume" in said
 
 
 def test_training_that_ends_before_its_bar_is_shown_leaves_nothing_of_it(

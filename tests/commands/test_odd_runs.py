@@ -13,6 +13,7 @@ from torch import nn
 
 from bnretrofit.training.rate_range import RateRange
 from bnretrofit.training_data import timm_datasets
+from bnretrofit.training_data.streamed import StreamedSet
 from bnretrofit.workflows import finetuning
 from tests.commands import factories
 from tests.commands.running import draw_classes, equal, factory, run, save_state, tensors_of
@@ -233,6 +234,12 @@ def test_of_a_stream_it_is_not_told_which_images_fill_no_step(
     done = run("finetune", *named(plain), *asked, "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert "left out" not in done.err
+    # With other workers an epoch of it may be longer, and the run another one.
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamedSet, "batches_per_epoch", lambda *_: 5)
+        other = run("finetune", *named(plain), *asked, "-o", tmp_path / "run", "--resume")
+    assert (other.code, "steps_per_epoch was 3 and is 5" in other.err) == (2, True), other.err
+    assert run("finetune", *named(plain), *asked, "-o", tmp_path / "run", "--resume").code == 0
 
 
 def test_a_batch_of_one_image_is_enough_where_no_statistics_are_taken(plain: Path, tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_norms_and_biases_do_not_decay() -> None:
         assert decayed is (parameter.dim() > 1), name
 
 
+def test_norms_of_other_kinds_do_not_decay_either() -> None:
+    layers = (nn.Conv2d(3, 4, 1), nn.LayerNorm([4, 8, 8]), nn.GroupNorm(2, 4), nn.RMSNorm([8, 8]), nn.InstanceNorm2d(4))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 3)).eval()
+    found = trained_parameters(model, torch.randn(2, 3, 8, 8), "all", batch_statistics=True)
+    assert sorted(found.decayed) == ["0.weight", "6.weight"]
+
+
 def test_what_a_model_names_does_not_decay() -> None:
     class Named(nn.Sequential):
         def no_weight_decay(self) -> set[str]:

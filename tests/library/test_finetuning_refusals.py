@@ -1,14 +1,15 @@
 """What fine-tuning refuses, by name and before it has moved anything."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bnretrofit.errors import InputRejectedError, UsageError
-from bnretrofit.training import finetune, finetune_on
+from bnretrofit.errors import InputRejectedError, TrainingDivergedError, UsageError
+from bnretrofit.training import finetune, finetune_on, finetuning
 from bnretrofit.training.history import Epoch
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
@@ -106,6 +107,32 @@ def test_a_batch_of_one_is_refused_with_batch_statistics_only() -> None:
 def test_settings_that_cannot_be_are_refused_by_name(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         trained(with_norms(), config(**changes))
+
+
+@pytest.mark.parametrize("name", ["9.weight", "0.norm.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_is_not_finite_is_refused_and_no_rate_is_blamed(name: str, value: float) -> None:
+    model = with_norms()
+    model.state_dict()[name].view(-1)[1] = value
+    with pytest.raises(InputRejectedError, match=f"{name}: the network holds NaN or infinity"):
+        trained(model, config())
+
+
+def test_running_statistics_that_overflow_end_a_run_without_validation_too() -> None:
+    images, labels = samples()[0]
+    model = with_norms()
+    # Each batch is finite, and its variance is not.
+    with pytest.raises(TrainingDivergedError, match="running statistics is"):
+        finetune_on(model, LoaderSet([(images * 1e20, labels)], None), config(epochs=1, lr=0.0), device="cpu")
+
+
+def test_processes_whose_epochs_differ_are_refused() -> None:
+    ranks = SimpleNamespace(
+        num_processes=2, device=torch.device("cpu"), gather=lambda mine: torch.stack([mine[0], mine[0] + 1])
+    )
+    with pytest.raises(UsageError, match="not have as many steps in an epoch: 3, 4"):
+        finetuning._check_alike(3, ranks)
+    finetuning._check_alike(3, SimpleNamespace(num_processes=1, device=torch.device("cpu")))
 
 
 def test_labels_beyond_the_outputs_are_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bnretrofit.errors import InputRejectedError
+from bnretrofit.errors import InputRejectedError, ResourceError
 from bnretrofit.training import finetune_on
 from bnretrofit.training.loaders import LoaderSet
 from bnretrofit.training.memory_keeper import MemoryKeeper
@@ -47,14 +47,17 @@ def test_the_best_epoch_stays_the_best_where_measuring_does_not_change_that() ->
     assert keeper.kept["best"].epoch == best.epoch.epoch
 
 
-def test_what_was_trained_is_kept_where_its_statistics_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [InputRejectedError, ResourceError, MemoryError])
+def test_what_was_trained_is_kept_where_its_statistics_cannot_be_measured(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise InputRejectedError("the norm's statistics cannot be measured")
+        raise kind("the norm's statistics cannot be measured")
 
     keeper = MemoryKeeper()
     with monkeypatch.context() as patch:
         patch.setattr("bnretrofit.training.finishing.measured", refuse)
-        with pytest.raises(InputRejectedError, match="cannot be measured"):
+        with pytest.raises(kind, match="cannot be measured"):
             trained(with_norms(), config(), keeper)
     kept = keeper.kept["last"]
     assert (kept.epoch, kept.measured) == (3, False)

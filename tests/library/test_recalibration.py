@@ -91,7 +91,7 @@ def test_where_a_sweep_does_not_fit_in_memory_passes_go_on_or_say_what_was_wrong
         recalibrate(deep(variance=1e-30), [x])
 
 
-@pytest.mark.parametrize("changes", [[1.0, 2.0, 0.0], [1.0, 2.0, 1.0, 1.0, 1.0], [float("inf"), 0.0]])
+@pytest.mark.parametrize("changes", [[1.0, 2.0, 0.0], [1.0, 2.0, 1.0, 1.0, 1.0, 0.0], [float("inf"), 0.0]])
 def test_whatever_a_sweep_leaves_is_measured_once_more(changes: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
@@ -106,6 +106,41 @@ def test_whatever_a_sweep_leaves_is_measured_once_more(changes: list[float], mon
     assert order.count("sweep") == 1
     assert order[-1] == "pass"
     assert found.passes == order.count("pass")
+
+
+class Called(nn.Module):
+    """One norm, several times in a row: what it reads depends on what it holds."""
+
+    def __init__(self, scale: float, times: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.scale, self.times = scale, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = self.scale * self.norm(x)
+        return x
+
+
+@pytest.mark.parametrize(("scale", "times"), [(5.0, 2), (300.0, 2), (0.3, 2), (3.0, 3), (1.0, 6)])
+def test_a_norm_that_reads_what_it_has_made_settles(scale: float, times: int) -> None:
+    torch.manual_seed(0)
+    model, x = Called(scale, times).eval(), torch.randn(60, 4) * 3 + 1
+    found = recalibrate(model, [x[:25], x[25:]]).model
+    norm, seen = part(found, "norm"), list[Tensor]()
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        found(x)
+    read = torch.cat(seen).double()
+    # As `moved` has it: means in standard deviations, scales relative.
+    assert ((norm.running_mean - read.mean(0)) / read.std(0)).abs().max() <= 3 * SETTLED
+    torch.testing.assert_close(norm.running_var.double(), read.var(0), rtol=6 * SETTLED, atol=0)
+
+
+def test_statistics_that_do_not_settle_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recalibration, "_pass", lambda *_: 0.5)
+    with pytest.raises(InputRejectedError, match=r"do not settle: measured again and again, they still move by 0\.5"):
+        recalibrate(Called(2.0, 2).eval(), [torch.randn(20, 4)])
 
 
 def test_the_batching_leaves_no_trace_but_that_of_the_kernels() -> None:
