@@ -8,7 +8,6 @@ that is called several times may read what it has made itself: its statistics sw
 each pass goes half of the way.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,19 +92,18 @@ def recalibrate(model: nn.Module, batches: Batches) -> Recalibrated:
 
 def _passes_until_settled(model: nn.Module, norms: dict[str, nn.Module], batches: Batches, parts: Parts) -> int:
     """Go through the batches until nothing moves; returns how often, sweeps left out."""
-    last = math.inf
-    for number in itertools.count(1):
-        problem = None
+    last, problem = math.inf, None
+    for number in range(1, MANY + 1):
         try:
             change = _pass(model, norms, batches, parts, f"recalibrate, pass {number}")
         except InputRejectedError as error:
             change, problem = math.inf, error
         if change <= SETTLED:
             return number
-        if problem is not None or not math.isfinite(change) or change > last or number == MANY:
-            return number + _passes_after_a_sweep(model, norms, batches, parts, problem)
+        if not math.isfinite(change) or change > last:
+            break
         last = change
-    raise AssertionError("counting has no end")
+    return number + _passes_after_a_sweep(model, norms, batches, parts, problem)
 
 
 def _passes_after_a_sweep(
