@@ -94,7 +94,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(timm_datasets.PACKAGES, "tfds", "no_such_package")
-    with pytest.raises(UsageError, match=r"needs the package no_such_package.*Pip install no-such-package"):
+    with pytest.raises(UsageError, match=r"no_such_package.*Install it: python -m pip install no-such-package"):
         open_training(TrainingSource("tfds/mnist", Preprocessing((1, 28, 28))))
     assert capsys.readouterr().out == ""
 
