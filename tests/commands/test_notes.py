@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from bnretrofit.training import loop
-from cli import door
+from cli import console, door
 from cli.console import fail, note
 from tests.library.finetuning_cases import config, trained, with_norms
 
@@ -48,6 +48,8 @@ def test_an_error_stands_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 def test_of_several_processes_one_gives_the_document(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A document is the last thing that a command does, and this process goes on.
+    monkeypatch.setattr(console, "ignore_interruptions", lambda: None)
     for rank in (1, 0):
         monkeypatch.setenv("RANK", str(rank))
         assert fail(["finetune", "--json"], "UsageError", f"{rank} is wrong", 2) == 2
