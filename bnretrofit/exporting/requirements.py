@@ -21,5 +21,5 @@ def required(module: str, extra: str) -> Any:
         raise UsageError(
             f"the package {package} cannot be imported",
             why=str(error),
-            remedy=f"install them: python -m pip install 'bnretrofit[{extra}]'",
+            remedy=f"install it: python -m pip install 'bnretrofit[{extra}]'",
         ) from error
