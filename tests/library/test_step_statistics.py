@@ -63,6 +63,7 @@ def test_ranks_that_call_norms_unlike_come_to_the_same_statistics() -> None:
             [batch(rank, name, call) for rank, calls in CALLS.items() for call in range(calls[name])]
         ).double()
         for norm in (one, other):
+            # Running statistics begin at 0 and 1 and move by the momentum, 0.1; one rounding to float32 is all between.
             torch.testing.assert_close(norm.running_mean, (0.1 * read.mean(0)).float(), rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(norm.running_var, (0.9 + 0.1 * read.var(0)).float(), rtol=1e-6, atol=1e-6)
             assert norm.num_batches_tracked == sum(calls[name] for calls in CALLS.values())
